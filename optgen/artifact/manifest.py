@@ -1,0 +1,222 @@
+"""``manifest.json``: everything that a runtime needs to know of a bundle, as a frozen dataclass.
+
+History of the format:
+
+* 1 (2026-11): first. Readers refuse a bundle whose format is newer than theirs; unknown keys are ignored, so that a
+  later optgen may add some without a new number.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from optgen.errors import BundleError, BundleVersionError
+from optgen.hyper import Hyper, Scalar
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class OperandInfo:
+    """One tensor argument: its name, element type, and role (``param``, ``state`` or ``input``)."""
+
+    name: str
+    dtype: str
+    role: str
+
+
+@dataclass(frozen=True)
+class ModuleInfo:
+    """One compiled module.
+
+    Attributes:
+        target: the name that it was compiled for.
+        backend: ``cpu``, ``vulkan`` or ``cuda``.
+        file: its path in the bundle.
+        in_place: whether the compiler kept the update in place; proven on its stream IR, which then holds no copy.
+        copies: copies of leaves that the stream IR holds; 0 where in place.
+        arch: for CPUs, the architecture.
+        features: for CPUs, the extensions without which it must not run.
+    """
+
+    target: str
+    backend: str
+    file: str
+    in_place: bool
+    copies: int = 0
+    arch: str = ""
+    features: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ProbeCase:
+    """One probe: hyperparameters for one call, and the number of elements of its leaf."""
+
+    hypers: Mapping[str, float]
+    size: int
+
+
+@dataclass(frozen=True)
+class KernelInfo:
+    """One kernel: the rule for given dtypes.
+
+    Attributes:
+        name: of the dtypes, e.g. ``bf16``; for out-of-place kernels followed by the shape.
+        dtypes: of ``param``, ``grad``, ``state`` and ``compute``.
+        operands: the lists that ``apply`` takes, in order.
+        scalars: the scalars that follow them.
+        in_place: whether results are written over the operands that they replace.
+        reason: why not, where not.
+        shape: the one leaf shape that it is for; None for any.
+        stablehlo: path of the traced rule in the bundle.
+        probes: path of the probe vectors; inputs and, in float64, expected outputs and their largest terms.
+        cases: one for each probe.
+        modules: one for each target.
+    """
+
+    name: str
+    dtypes: Mapping[str, str]
+    operands: tuple[OperandInfo, ...]
+    scalars: tuple[Scalar, ...]
+    in_place: bool
+    reason: str
+    shape: tuple[int, ...] | None
+    stablehlo: str
+    probes: str
+    cases: tuple[ProbeCase, ...]
+    modules: tuple[ModuleInfo, ...]
+
+    def operand(self, name: str) -> OperandInfo:
+        """The operand of that name."""
+        return next(o for o in self.operands if o.name == name)
+
+
+@dataclass(frozen=True)
+class LeafInfo:
+    """One leaf of the tree that a bundle was compiled for."""
+
+    path: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a bundle holds.
+
+    Attributes:
+        format: version of this layout.
+        rule: name of the rule.
+        convention: whose arithmetic it follows.
+        variant: rule and structure in one word.
+        source: paper or library.
+        doc: formula.
+        param: name of the param operand.
+        inputs: names of the operands that are only read, the grad first.
+        state: names of the state tensors, each as large as its param and zero at first.
+        hypers: run-time hyperparameters, with the defaults of this bundle.
+        per_element: those of them that are tensors.
+        baked: hyperparameters folded in, with their values.
+        structure: structural parameters.
+        kernels: one for each combination of dtypes.
+        layout: the leaves that it was compiled for, where given.
+        fixed_layout: whether it updates only trees of exactly that layout.
+        versions: of optgen, compiler and JAX that made it.
+        min_runtime: the oldest iree-base-runtime that can run it.
+        files: SHA-256 of every other file, by path.
+    """
+
+    rule: str
+    convention: str
+    variant: str
+    source: str
+    doc: str
+    param: str
+    inputs: tuple[str, ...]
+    state: tuple[str, ...]
+    hypers: tuple[Hyper, ...]
+    per_element: tuple[str, ...]
+    baked: Mapping[str, float]
+    structure: Mapping[str, bool]
+    kernels: tuple[KernelInfo, ...]
+    layout: tuple[LeafInfo, ...] | None = None
+    fixed_layout: bool = False
+    versions: Mapping[str, str] = field(default_factory=dict)
+    min_runtime: str = "3.12"
+    files: Mapping[str, str] = field(default_factory=dict)
+    format: int = FORMAT
+
+    def to_json(self) -> str:
+        """The text of ``manifest.json``; the same manifest always gives the same bytes."""
+        data = asdict(self)
+        return json.dumps({"format": data.pop("format"), "kind": "rule", **data}, indent=1, sort_keys=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Manifest:
+        """Reads ``manifest.json``.
+
+        Raises:
+            BundleVersionError: if its format is newer than this optgen.
+            BundleError: if it is not a manifest.
+        """
+        try:
+            data = json.loads(text)
+            number = data["format"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise BundleError(f"manifest.json is damaged: {error}") from error
+        if not isinstance(number, int) or number > FORMAT:
+            raise BundleVersionError(
+                f"the bundle has format {number}, newer than this optgen reads (up to {FORMAT}): update optgen"
+            )
+        if data.get("kind", "rule") != "rule":
+            raise BundleError(f"the bundle holds a {data['kind']!r}, not an optimizer rule")
+        try:
+            return cls(
+                format=number,
+                rule=data["rule"],
+                convention=data["convention"],
+                variant=data["variant"],
+                source=data["source"],
+                doc=data["doc"],
+                param=data["param"],
+                inputs=tuple(data["inputs"]),
+                state=tuple(data["state"]),
+                hypers=tuple(Hyper.from_json(h) for h in data["hypers"]),
+                per_element=tuple(data["per_element"]),
+                baked=dict(data["baked"]),
+                structure=dict(data["structure"]),
+                kernels=tuple(_kernel(k) for k in data["kernels"]),
+                layout=None
+                if data["layout"] is None
+                else tuple(LeafInfo(e["path"], tuple(e["shape"]), e["dtype"]) for e in data["layout"]),
+                fixed_layout=data["fixed_layout"],
+                versions=dict(data["versions"]),
+                min_runtime=data["min_runtime"],
+                files=dict(data["files"]),
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise BundleError(f"manifest.json lacks {error}") from error
+
+
+def _kernel(data: Mapping[str, Any]) -> KernelInfo:
+    return KernelInfo(
+        name=data["name"],
+        dtypes=dict(data["dtypes"]),
+        operands=tuple(OperandInfo(o["name"], o["dtype"], o["role"]) for o in data["operands"]),
+        scalars=tuple(Scalar(s["hyper"], s["part"]) for s in data["scalars"]),
+        in_place=data["in_place"],
+        reason=data["reason"],
+        shape=None if data["shape"] is None else tuple(data["shape"]),
+        stablehlo=data["stablehlo"],
+        probes=data["probes"],
+        cases=tuple(ProbeCase(dict(c["hypers"]), c["size"]) for c in data["cases"]),
+        modules=tuple(
+            ModuleInfo(
+                m["target"], m["backend"], m["file"], m["in_place"], m["copies"], m["arch"], tuple(m["features"])
+            )
+            for m in data["modules"]
+        ),
+    )

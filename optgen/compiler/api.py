@@ -1,0 +1,112 @@
+"""``optgen.compile``: from a rule and a tree to an optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from optgen.artifact import LeafInfo
+from optgen.compiler.build import Progress, build_bundle
+from optgen.dsl.rule import Rule
+from optgen.dsl.variant import Dtypes, Variant
+from optgen.errors import HyperparameterError, LeafError
+from optgen.rules import get_rule
+from optgen.runtime.load import split_settings
+from optgen.runtime.memory import as_leaf
+from optgen.runtime.optimizer import Optimizer
+from optgen.runtime.tree import leaves_of
+from optgen.targets import get_target
+
+
+def compile(
+    rule: str | Rule,
+    like: Any = None,
+    *,
+    target: str | Sequence[str] = "cpu",
+    device: str | None = None,
+    convention: str | None = None,
+    dtypes: Iterable[Any] | None = None,
+    grad_dtype: Any = None,
+    state_dtype: Any = None,
+    bake: Mapping[str, float] | Iterable[str] = (),
+    per_element: Iterable[str] = (),
+    fixed_layout: bool = False,
+    progress: Progress | None = None,
+    use_cache: bool = True,
+    **settings: Any,
+) -> Optimizer:
+    """Compiles an update rule.
+
+    Args:
+        rule: a name (see ``optgen.rules``), or a :class:`Rule` of your own.
+        like: a tree of arrays; one kernel is compiled for each dtype in it, and its layout is kept in the manifest.
+        target: one or more of ``optgen.targets``, by default this machine's processor.
+        device: what the returned optimizer runs on; see :class:`Optimizer`.
+        convention: whose arithmetic, where libraries differ; see the rules.
+        dtypes: dtypes of params to compile for, instead of those in ``like``; f32 if neither is given.
+        grad_dtype: of the grads; by default that of each param.
+        state_dtype: of the state; by default f32, and f64 for f64 params.
+        bake: hyperparameters to fold into the kernel: names (with the value from ``settings`` or the rule's
+            default), or a mapping to values.
+        per_element: hyperparameters that are to be tensors of each leaf's shape.
+        fixed_layout: refuse to update trees of any other layout than that of ``like``.
+        progress: called as ``progress(kernel, target, None)`` before and ``(kernel, target, bytes)`` after each
+            module.
+        use_cache: whether compiled modules may come from the cache.
+        settings: structure (``nesterov=True``), and hyperparameters, which become the bundle's defaults.
+
+    Returns:
+        An :class:`Optimizer`; it can be saved, and runs where one of its targets does.
+
+    Raises:
+        UnknownRuleError, UnknownTargetError, HyperparameterError: for a name or value that does not exist.
+        UnsupportedTargetError: if a target lacks a dtype.
+        RuleError, LoweringError: if the rule is malformed, or cannot be lowered without ``like``.
+        LeafError: if a leaf of ``like`` is no array of a supported dtype.
+        CompilerNotFoundError: if JAX or the compiler is not installed.
+
+    Example:
+        >>> import optgen
+        >>> opt = optgen.compile("adamw", target="cpu", weight_decay=0.1)
+        >>> opt.manifest.kernels[0].modules[0].in_place
+        True
+    """
+    found = get_rule(rule, convention)
+    targets = [get_target(name) for name in ([target] if isinstance(target, str) else target)]
+    structure, values = split_settings(found.flags, found.optional, settings)
+    for name in values:
+        found.hyper(name)
+    baked = _baked(found, bake, values)
+    variant = Variant.of(found, structure=structure, bake=baked, per_element=per_element)
+    layout = None
+    if like is not None:
+        leaves = [as_leaf(value, path, "like") for path, value in leaves_of(like).items()]
+        if not leaves:
+            raise LeafError("'like' must have at least one array")
+        layout = [LeafInfo(leaf.path, tuple(leaf.array.shape), leaf.dtype) for leaf in leaves]
+    elif fixed_layout:
+        raise LeafError("'fixed_layout' needs 'like', the layout to fix")
+    params = list(dtypes) if dtypes is not None else [leaf.dtype for leaf in layout or ()] or ["f32"]
+    bundle = build_bundle(
+        variant,
+        [Dtypes.of(param, grad_dtype, state_dtype) for param in params],
+        targets,
+        layout=layout,
+        fixed_layout=fixed_layout,
+        defaults={name: value for name, value in values.items() if name not in baked},
+        progress=progress,
+        use_cache=use_cache,
+    )
+    return Optimizer(bundle, device)
+
+
+def _baked(rule: Rule, bake: Mapping[str, float] | Iterable[str], values: Mapping[str, Any]) -> dict[str, float]:
+    if isinstance(bake, Mapping):
+        return dict(bake)
+    baked = {}
+    for name in bake:
+        value = values.get(name, rule.hyper(name).default)
+        if value is None:
+            raise HyperparameterError(f"'{name}' must have a value to be baked in: it has no default, so give one")
+        baked[name] = value
+    return baked

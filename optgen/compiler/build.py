@@ -1,0 +1,170 @@
+"""Building a bundle: rule and targets in, artifact out."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.metadata import version
+
+from optgen._version import __version__
+from optgen.artifact import Bundle, KernelInfo, LeafInfo, Manifest, ModuleInfo, OperandInfo
+from optgen.compiler.driver import compile_mlir, compiler_version
+from optgen.compiler.probes import make_probes
+from optgen.dsl.trace import import_jax
+from optgen.dsl.variant import Dtypes, Variant
+from optgen.errors import UnsupportedTargetError
+from optgen.lower import Kernel, lower
+from optgen.lower.emit import alignment
+from optgen.targets import Target
+
+#: Called before each module is compiled, with kernel and target, and after it, with the number of bytes.
+Progress = Callable[[str, str, int | None], None]
+
+
+def build_bundle(
+    variant: Variant,
+    dtypes: Iterable[Dtypes],
+    targets: Sequence[Target],
+    *,
+    layout: Sequence[LeafInfo] | None = None,
+    fixed_layout: bool = False,
+    defaults: Mapping[str, float] | None = None,
+    skip_unsupported: bool = False,
+    progress: Progress | None = None,
+    use_cache: bool = True,
+) -> Bundle:
+    """Traces, lowers and compiles a rule.
+
+    Args:
+        variant: the rule with its structure chosen.
+        dtypes: one kernel is made for each.
+        targets: one module for each kernel and each of these.
+        layout: the leaves of the tree that it is for, where known.
+        fixed_layout: refuse trees of any other layout.
+        defaults: hyperparameter values that replace the rule's own defaults.
+        skip_unsupported: leave out modules for targets that lack a kernel's dtypes, instead of raising.
+        progress: told of each module.
+        use_cache: whether compiled modules may come from the cache.
+
+    Returns:
+        The bundle, in memory.
+
+    Raises:
+        LoweringError, RuleError: if the rule cannot be lowered.
+        UnsupportedTargetError: if a target lacks a kernel's dtypes.
+        CompileError: if the compiler refuses a module.
+    """
+    import_jax()  # says what to install where it is missing
+    defaults = dict(defaults or {})
+    hypers = tuple(
+        dataclasses.replace(h, default=h.check(defaults[h.name])) if h.name in defaults else h for h in variant.hypers
+    )
+    files: dict[str, bytes] = {}
+    kernels = []
+    for each in dict.fromkeys(dtypes):
+        spec = variant.kernel(each)
+        shapes = None if layout is None else [leaf.shape for leaf in layout if leaf.dtype == each.param]
+        for kernel in lower(spec, shapes):
+            fixed_layout |= not kernel.in_place
+            kernels.append(_build_kernel(kernel, targets, files, skip_unsupported, progress, use_cache))
+    rule = variant.rule
+    manifest = Manifest(
+        rule=rule.name,
+        convention=rule.convention,
+        variant=variant.name,
+        source=rule.source,
+        doc=rule.doc,
+        param=rule.param,
+        inputs=rule.inputs,
+        state=variant.state,
+        hypers=hypers,
+        per_element=variant.per_element,
+        baked=dict(variant.baked),
+        structure={**dict(variant.flags), **{name: name in variant.present for name in sorted(rule.optional)}},
+        kernels=tuple(kernels),
+        layout=None if layout is None else tuple(layout),
+        fixed_layout=fixed_layout,
+        versions={
+            "optgen": __version__,
+            "iree-base-compiler": compiler_version(),
+            "jax": version("jax"),
+        },
+    )
+    return Bundle.of(manifest, files)
+
+
+def _build_kernel(
+    kernel: Kernel,
+    targets: Sequence[Target],
+    files: dict[str, bytes],
+    skip_unsupported: bool,
+    progress: Progress | None,
+    use_cache: bool,
+) -> KernelInfo:
+    spec = kernel.spec
+    name = spec.dtypes.name + ("" if kernel.shape is None else "-" + "x".join(map(str, kernel.shape or (1,))))
+    used = tuple(dict.fromkeys((*(o.dtype for o in spec.operands), spec.dtypes.compute)))
+    modules = []
+    for target in targets:
+        try:
+            target.check_dtypes(used)
+        except UnsupportedTargetError:
+            if skip_unsupported:
+                continue
+            raise
+        if progress:
+            progress(name, target.name, None)
+        data, copies = compile_kernel(kernel, target, use_cache=use_cache)
+        file = f"modules/{name}/{target.name.replace(':', '-')}.vmfb"
+        files[file] = data
+        modules.append(
+            ModuleInfo(
+                target.name,
+                target.backend,
+                file,
+                kernel.in_place and not copies,
+                copies,
+                target.arch,
+                target.features,
+            )
+        )
+        if progress:
+            progress(name, target.name, len(data))
+    probes, cases = make_probes(kernel)
+    files[f"probes/{name}.npz"] = probes
+    files[f"stablehlo/{name}.mlir"] = kernel.stablehlo.encode()
+    return KernelInfo(
+        name=name,
+        dtypes=dataclasses.asdict(spec.dtypes),
+        operands=tuple(OperandInfo(o.name, o.dtype, o.role) for o in spec.operands),
+        scalars=spec.scalars,
+        in_place=kernel.in_place,
+        reason=kernel.reason,
+        shape=kernel.shape,
+        stablehlo=f"stablehlo/{name}.mlir",
+        probes=f"probes/{name}.npz",
+        cases=cases,
+        modules=tuple(modules),
+    )
+
+
+def flags_for(kernel: Kernel, target: Target) -> tuple[str, ...]:
+    """The compiler's flags for one kernel and target."""
+    if target.backend != "cpu":
+        return target.flags
+    # Else the code assumes 64-byte alignment and crashes on memory that numpy or a slice of it gives.
+    return (*target.flags, f"--iree-stream-resource-min-offset-alignment={alignment(kernel.spec)}")
+
+
+def compile_kernel(kernel: Kernel, target: Target, *, use_cache: bool = True) -> tuple[bytes, int]:
+    """One module, and the number of copies of leaves that the compiler put into it (0 proves it in place)."""
+    mlir, flags = kernel.mlir(target.style), flags_for(kernel, target)
+    module = compile_mlir(mlir, flags, use_cache=use_cache)
+    stream = compile_mlir(mlir, [*flags, "--compile-to=stream"], use_cache=use_cache).decode()
+    return module, count_copies(stream)
+
+
+def count_copies(stream: str) -> int:
+    """Copies of buffers in stream IR: commands that move bytes from one resource to another."""
+    return len(re.findall(r"stream\.(?:cmd\.copy|async\.copy|async\.clone|tensor\.clone|async\.slice)\b", stream))

@@ -1,0 +1,133 @@
+"""Running iree-compile, with a cache by content in front of it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from optgen.errors import CompileError, CompilerNotFoundError
+
+_HINT = "pip install 'optgen[compile]' (the prebuilt bundles need no compiler: optgen.prebuilt)"
+
+
+@cache
+def iree_compile() -> str:
+    """The path of the iree-compile program.
+
+    Raises:
+        CompilerNotFoundError: if iree-base-compiler is not installed.
+    """
+    beside = Path(sys.executable).with_name("iree-compile")
+    if beside.exists():
+        return str(beside)
+    found = shutil.which("iree-compile")
+    if found is None:
+        raise CompilerNotFoundError(f"iree-compile is not installed: {_HINT}")
+    return found
+
+
+def compiler_version() -> str:
+    """The version of iree-base-compiler.
+
+    Raises:
+        CompilerNotFoundError: if it is not installed.
+    """
+    try:
+        return version("iree-base-compiler")
+    except PackageNotFoundError as error:
+        raise CompilerNotFoundError(f"iree-base-compiler is not installed: {_HINT}") from error
+
+
+def cache_folder() -> Path:
+    """Where compiled modules are kept: ``$OPTGEN_CACHE``, or the user's cache folder."""
+    if configured := os.environ.get("OPTGEN_CACHE"):
+        return Path(configured)
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("optgen", appauthor=False))
+
+
+def compile_mlir(mlir: str, flags: Sequence[str], *, use_cache: bool = True) -> bytes:
+    """Compiles ``mlir`` with ``flags``.
+
+    The result is cached under the hash of text, flags and compiler version. ``host`` as the CPU is part of the flags,
+    so its entry also depends on the machine's CPU flags.
+
+    Args:
+        mlir: the module's text.
+        flags: for iree-compile, ``-o`` excepted.
+        use_cache: whether to look in the cache, and to fill it.
+
+    Returns:
+        What iree-compile wrote: a module, or the text of a stage where the flags ask for one.
+
+    Raises:
+        CompileError: with the first error of the compiler; the whole of what it said is in a log file.
+        CompilerNotFoundError: if iree-compile is not installed.
+    """
+    if not use_cache:
+        return _run(mlir, flags)
+    from filelock import FileLock
+
+    folder = cache_folder()
+    key = _key(mlir, flags)
+    entry = folder / key[:2] / f"{key}.bin"
+    if entry.exists():
+        return entry.read_bytes()
+    entry.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{entry}.lock"):
+        if entry.exists():
+            return entry.read_bytes()
+        data = _run(mlir, flags)
+        with tempfile.NamedTemporaryFile(dir=entry.parent, delete=False) as file:
+            file.write(data)
+        os.replace(file.name, entry)
+    return data
+
+
+def _key(mlir: str, flags: Sequence[str]) -> str:
+    digest = hashlib.sha256()
+    parts = [compiler_version(), *flags, mlir]
+    if any("target-cpu=host" in flag for flag in flags):
+        from optgen import host
+
+        parts += sorted(host.features())
+    for text in parts:
+        digest.update(text.encode())
+        digest.update(b"\0")
+    return digest.hexdigest()
+
+
+def _run(mlir: str, flags: Sequence[str]) -> bytes:
+    with tempfile.TemporaryDirectory(prefix="optgen-") as folder:
+        # The module is named on the command line by a constant, so that no path of this machine reaches its bytes.
+        source, output = Path(folder, "module.mlir"), Path(folder, "module.out")
+        source.write_text(mlir)
+        result = subprocess.run(
+            [iree_compile(), source.name, *flags, "-o", output.name], cwd=folder, capture_output=True, text=True
+        )
+        if result.returncode == 0 and output.exists():
+            return output.read_bytes()
+    raise CompileError(_explain(mlir, flags, result))
+
+
+def _explain(mlir: str, flags: Sequence[str], result: subprocess.CompletedProcess[str]) -> str:
+    lines = result.stderr.splitlines()
+    first = next((line for line in lines if "error:" in line), lines[0] if lines else f"exit code {result.returncode}")
+    log = cache_folder() / "logs" / f"{hashlib.sha256(mlir.encode()).hexdigest()[:16]}.log"
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text("\n".join([" ".join(flags), "", mlir, "", result.stderr]))
+        where = f"; all of it, with the module, is in {log}"
+    except OSError:
+        where = ""
+    message = first.partition("error:")[2].strip() or first
+    return f"iree-compile refused the module: {message[:300]}{where}"

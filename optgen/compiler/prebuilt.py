@@ -1,0 +1,79 @@
+"""The bundles that come with optgen: what is in them, and building them.
+
+``python -m optgen.compiler.prebuilt FOLDER`` (``scripts/build_artifacts``) writes them; the same sources and compiler
+give the same bytes.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from optgen.artifact import Bundle, write_bundle
+from optgen.compiler.build import build_bundle
+from optgen.dsl.derivative import vjp_rule
+from optgen.dsl.variant import Dtypes, Variant
+from optgen.rules import get_rule
+from optgen.targets import PREBUILT_TARGETS, get_target
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One bundle: a variant, the dtypes of its params, and its targets."""
+
+    variant: Variant
+    dtypes: tuple[str, ...] = ("f32", "f64", "bf16", "f16")
+    targets: tuple[str, ...] = PREBUILT_TARGETS
+
+    def build(self, *, use_cache: bool = True) -> Bundle:
+        """Compiles it."""
+        return build_bundle(
+            self.variant,
+            [Dtypes.of(name) for name in self.dtypes],
+            [get_target(name) for name in self.targets],
+            skip_unsupported=True,
+            use_cache=use_cache,
+        )
+
+
+def recipes() -> Iterator[Recipe]:
+    """Every prebuilt bundle."""
+    sgd, momentum = get_rule("sgd"), {"momentum": True}
+    yield Recipe(Variant.of(sgd))
+    yield Recipe(Variant.of(sgd, structure=momentum))
+    yield Recipe(Variant.of(sgd, structure={**momentum, "nesterov": True}))
+    yield Recipe(Variant.of(get_rule("adam")))
+    yield Recipe(Variant.of(get_rule("adamw")))
+    # The functional API: per-element lr, and derivatives for stop_gradients=False (on the CPU, in f32 and f64).
+    on_cpu = tuple(t for t in PREBUILT_TARGETS if t.startswith("cpu"))
+    for name in ("gradient_descent", "adam"):
+        rule = get_rule(name, "ivy")
+        yield Recipe(Variant.of(rule))
+        yield Recipe(Variant.of(rule, per_element=("lr",)))
+        yield Recipe(Variant.of(vjp_rule(rule)), ("f32", "f64"), on_cpu)
+    step = get_rule("adam_step", "ivy")
+    yield Recipe(Variant.of(step))
+    yield Recipe(Variant.of(vjp_rule(step, ())), ("f32", "f64"), on_cpu)
+
+
+def main(folder: str) -> None:
+    """Writes every bundle into ``folder``."""
+    from rich.console import Console
+
+    console = Console()
+    for recipe in recipes():
+        start = time.perf_counter()
+        bundle = recipe.build(use_cache="--no-cache" not in sys.argv)
+        path = write_bundle(bundle, Path(folder, f"{recipe.variant.name}.optgen"))
+        modules = sum(len(k.modules) for k in bundle.manifest.kernels)
+        console.print(
+            f"{path.name:40} {modules:3} modules {path.stat().st_size / 1024:7.1f} KB "
+            f"{time.perf_counter() - start:6.1f} s"
+        )
+
+
+if __name__ == "__main__":
+    main(next(a for a in sys.argv[1:] if not a.startswith("-")))

@@ -1,0 +1,103 @@
+"""Probe vectors: inputs and, from a float64 evaluation of the rule, what a module must answer."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+
+import numpy as np
+
+from optgen.artifact import ProbeCase
+from optgen.dsl.trace import reference_spec, trace
+from optgen.dsl.variant import KernelSpec
+from optgen.dtypes import from_float64, to_float64
+from optgen.hyper import part
+from optgen.lower import PLACEHOLDERS, Kernel, graph_of
+from optgen.lower.evaluate import evaluate
+
+#: Values for hyperparameters by kind, other than any default, so that no constant can stand in for an argument.
+_STEPS = (1, 2, 1000)
+_SIZES = (1, 37, 70)
+
+
+def make_probes(kernel: Kernel) -> tuple[bytes, tuple[ProbeCase, ...]]:
+    """Probes for ``kernel``: an npz file, and the hyperparameters of each case.
+
+    For case ``i`` the file holds ``i.in.NAME`` for each operand (in its dtype, bf16 as uint16 bits), and for each
+    result ``i.out.NAME`` (float64) and ``i.term.NAME``, the magnitude of its largest term (float64).
+    """
+    spec = kernel.spec
+    shape = kernel.shape or PLACEHOLDERS[0]
+    graph = None
+    if kernel.graph is not None:
+        reference = reference_spec(spec)
+        texts = [trace(reference, s, locations=True) for s in PLACEHOLDERS]
+        graph = graph_of(texts[0], PLACEHOLDERS[0], (texts[1], PLACEHOLDERS[1]))
+    arrays: dict[str, np.ndarray] = {}
+    cases = []
+    rng = np.random.Generator(np.random.PCG64(20261101))
+    for index, (step, size) in enumerate(zip(_STEPS, _SIZES, strict=True)):
+        if kernel.shape is not None:
+            size = int(np.prod(shape))
+        hypers = _hypers(spec, step, index)
+        inputs = []
+        for operand in spec.operands:
+            values = rng.standard_normal(size)
+            if operand.role == "state":  # whatever a state holds, its square root may be taken
+                values = np.abs(values) * 0.1
+            elif operand.name in spec.variant.per_element:
+                values = np.abs(values) * 0.01
+            stored = from_float64(values, operand.dtype)
+            arrays[f"{index}.in.{operand.name}"] = stored
+            inputs.append(to_float64(stored, operand.dtype))
+        numbers = [part(hypers[s.hyper], s.part) for s in spec.scalars]
+        if graph is not None:
+            outputs, terms = evaluate(graph, [*inputs, *numbers])
+        else:
+            outputs, terms = _run_traced(spec, shape, inputs, numbers)
+        for operand, output, term in zip(spec.results, outputs, terms, strict=True):
+            arrays[f"{index}.out.{operand.name}"] = output
+            arrays[f"{index}.term.{operand.name}"] = term
+        cases.append(ProbeCase(hypers, size))
+    return _npz(arrays), tuple(cases)
+
+
+def _hypers(spec: KernelSpec, step: int, index: int) -> dict[str, float]:
+    """Hyperparameters of one case. Defaults where there are, moved a little from the second case on."""
+    values: dict[str, float] = {}
+    for hyper in spec.variant.hypers:
+        if hyper.name in spec.variant.per_element:
+            continue
+        if hyper.kind == "step":
+            values[hyper.name] = step
+        elif hyper.default is None:
+            values[hyper.name] = {"lr": 0.05, "momentum": 0.9}.get(hyper.name, 0.1) * (1 - 0.25 * index)
+        elif hyper.kind == "decay":
+            values[hyper.name] = hyper.default * (1 - 0.01 * index)
+        else:
+            values[hyper.name] = hyper.default if index == 0 else hyper.default * 1.5 + 0.01
+    return values
+
+
+def _run_traced(
+    spec: KernelSpec, shape: tuple[int, ...], inputs: list[np.ndarray], numbers: list[float]
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """The reference for a rule that has no graph: JAX itself, in float64."""
+    from optgen.dsl.trace import import_jax, traceable
+
+    jax = import_jax()
+    with jax.enable_x64(True):
+        results = jax.jit(traceable(reference_spec(spec)))(*[x.reshape(shape) for x in inputs], *numbers)
+        outputs = [np.asarray(r, np.float64).ravel() for r in results]
+    return outputs, [np.abs(o) for o in outputs]
+
+
+def _npz(arrays: dict[str, np.ndarray]) -> bytes:
+    """``np.savez`` with fixed dates, so that equal arrays are equal bytes."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        for name, array in arrays.items():
+            member = io.BytesIO()
+            np.lib.format.write_array(member, array, allow_pickle=False)
+            archive.writestr(zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0)), member.getvalue())
+    return buffer.getvalue()

@@ -1,0 +1,191 @@
+"""Rules and the decorator that makes one from a function of mathematics.
+
+A rule is a function ``rule(w, g, *state, *, lr, ...)`` that returns the new ``w`` and the new state in the same
+order. Everything else is read off its signature:
+
+* positional parameters are tensors: the param ``w``, the grad ``g``, then the state in the order of ``state=``;
+* keyword parameters with a number, or no default, are run-time hyperparameters;
+* keyword parameters with a bool default are structure: they choose what is traced, and each value is a module
+  of its own;
+* a keyword parameter that defaults to None is optional: giving it a value is structure, the value itself is not.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from optgen.errors import HyperparameterError, RuleError
+from optgen.hyper import Hyper, Kind
+
+RuleFunction = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class StateSlot:
+    """One state tensor of a rule, as large as its param and zero before the first step.
+
+    Attributes:
+        name: as in the rule's signature.
+        needs: the optional hyperparameter without which this state does not exist; None for one that always does.
+    """
+
+    name: str
+    needs: str | None = None
+
+
+@dataclass(frozen=True)
+class Rule:
+    """An update rule: mathematics, and what its parameters mean. Made by :func:`rule`.
+
+    Attributes:
+        name: what users call it, e.g. ``adam``.
+        convention: whose arithmetic it follows where libraries differ, e.g. ``torch``.
+        function: the mathematics.
+        inputs: names of the tensors that are only read; the grad, as a rule.
+        state: the state tensors.
+        hypers: the run-time hyperparameters, optional ones included.
+        flags: structural parameters and their defaults.
+        optional: names in ``hypers`` that may be absent.
+        source: the paper or library that defines it.
+    """
+
+    name: str
+    convention: str
+    function: RuleFunction = field(repr=False)
+    param: str
+    inputs: tuple[str, ...]
+    state: tuple[StateSlot, ...]
+    hypers: tuple[Hyper, ...]
+    flags: Mapping[str, bool]
+    optional: frozenset[str]
+    source: str
+
+    @property
+    def doc(self) -> str:
+        """The docstring of the function: formula and explanation."""
+        return inspect.getdoc(self.function) or ""
+
+    def hyper(self, name: str) -> Hyper:
+        """The hyperparameter ``name``.
+
+        Raises:
+            HyperparameterError: if the rule has none of that name.
+        """
+        for hyper in self.hypers:
+            if hyper.name == name:
+                return hyper
+        known = ", ".join([h.name for h in self.hypers if h.kind != "step"] + list(self.flags))
+        raise HyperparameterError(f"'{self.name}' has no hyperparameter '{name}' (it has {known})")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Calls the mathematics itself, on whatever it is given (JAX tracers, as a rule)."""
+        return self.function(*args, **kwargs)
+
+
+def rule(
+    *,
+    state: Iterable[str] | Mapping[str, str | None] = (),
+    decays: Iterable[str] = (),
+    signed: Iterable[str] = (),
+    closed: Iterable[str] = (),
+    convention: str = "torch",
+    name: str | None = None,
+    source: str = "",
+) -> Callable[[RuleFunction], Rule]:
+    """Makes a :class:`Rule` from a function of mathematics.
+
+    Args:
+        state: the state tensors, in the order of the function's parameters and results. As a mapping, from each
+            name to the optional hyperparameter that it exists for, or None.
+        decays: hyperparameters that are decay rates in [0, 1). In the function, ``1 - beta`` and
+            ``1 - beta**step`` are then exact.
+        signed: hyperparameters that may be negative. All others must be at least 0.
+        closed: decay rates for which 1 is allowed, or ``step``, for which 0 then is.
+        convention: whose arithmetic this is where libraries differ.
+        name: the rule's name; the function's by default.
+        source: paper or library, for the docs and the manifest.
+
+    Returns:
+        A decorator that returns the rule.
+
+    Raises:
+        RuleError: where the function's signature and these arguments do not fit together.
+
+    Example:
+        >>> @rule(state=("m",), decays=("beta",))
+        ... def ema_sgd(w, g, m, *, lr, beta=0.9):
+        ...     m = beta * m + (1 - beta) * g
+        ...     return w - lr * m, m
+        >>> [h.name for h in ema_sgd.hypers]
+        ['lr', 'beta']
+    """
+    slots = tuple(
+        StateSlot(key, needs) for key, needs in (state if isinstance(state, Mapping) else dict.fromkeys(state)).items()
+    )
+    decays, signed, closed = frozenset(decays), frozenset(signed), frozenset(closed)
+
+    def decorate(function: RuleFunction) -> Rule:
+        label = name or function.__name__
+        positional, hypers, flags, optional = [], [], {}, set()
+        for parameter in inspect.signature(function).parameters.values():
+            if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+                raise RuleError(f"rule '{label}' must name its parameters (got *{parameter.name})")
+            if parameter.kind != parameter.KEYWORD_ONLY:
+                positional.append(parameter.name)
+            elif isinstance(parameter.default, bool):
+                flags[parameter.name] = parameter.default
+            else:
+                default = None if parameter.default is parameter.empty else parameter.default
+                if parameter.default is None:
+                    optional.add(parameter.name)
+                kind: Kind = (
+                    "step" if parameter.name == "step" else "decay" if parameter.name in decays else "scalar"
+                )
+                if default is not None and not isinstance(default, int | float):
+                    raise RuleError(
+                        f"'{parameter.name}' of rule '{label}' must have a number, a bool or None as its default "
+                        f"(got {default!r})"
+                    )
+                hypers.append(
+                    Hyper(
+                        parameter.name,
+                        kind,
+                        default if default is None else float(default),
+                        parameter.name in signed,
+                        parameter.name in closed,
+                    )
+                )
+        names = {h.name for h in hypers}
+        for given, what in ((decays, "decays"), (signed, "signed"), (closed, "closed")):
+            if unknown := sorted(given - names):
+                raise RuleError(f"'{what}' of rule '{label}' must name its keyword parameters (got {unknown[0]!r})")
+        state_names = [slot.name for slot in slots]
+        if positional[len(positional) - len(state_names) :] != state_names or len(positional) <= len(state_names):
+            raise RuleError(
+                f"rule '{label}' must take its param, its grad and then its state {tuple(state_names)} "
+                f"(its positional parameters are {tuple(positional)})"
+            )
+        for slot in slots:
+            if slot.needs is not None and slot.needs not in optional:
+                raise RuleError(
+                    f"state '{slot.name}' of rule '{label}' must depend on a parameter that defaults to None "
+                    f"(got {slot.needs!r})"
+                )
+        tensors = positional[: len(positional) - len(state_names)]
+        return Rule(
+            name=label,
+            convention=convention,
+            function=function,
+            param=tensors[0],
+            inputs=tuple(tensors[1:]),
+            state=slots,
+            hypers=tuple(hypers),
+            flags=flags,
+            optional=frozenset(optional),
+            source=source,
+        )
+
+    return decorate

@@ -1,0 +1,186 @@
+"""What exactly is compiled: a rule with its structure chosen, and a kernel with its dtypes chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from optgen.dsl.rule import Rule
+from optgen.dtypes import dtype_name
+from optgen.errors import HyperparameterError
+from optgen.hyper import PARTS, Hyper, Scalar
+
+
+@dataclass(frozen=True)
+class Operand:
+    """One tensor argument of a kernel, all of the leaf's shape.
+
+    Attributes:
+        name: the rule's name for it.
+        dtype: of its elements in memory.
+        role: ``param`` and ``state`` are replaced by the update, ``input`` is only read.
+    """
+
+    name: str
+    dtype: str
+    role: str
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A rule with its structure chosen.
+
+    Attributes:
+        rule: the mathematics.
+        flags: a value for each structural parameter.
+        present: the optional hyperparameters that are given.
+        per_element: hyperparameters that are tensors of the leaf's shape instead of scalars.
+        baked: hyperparameters that are folded into the kernel as constants.
+    """
+
+    rule: Rule
+    flags: tuple[tuple[str, bool], ...]
+    present: frozenset[str]
+    per_element: tuple[str, ...] = ()
+    baked: tuple[tuple[str, float], ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        rule: Rule,
+        *,
+        structure: Mapping[str, Any] | None = None,
+        per_element: Iterable[str] = (),
+        bake: Mapping[str, float] | None = None,
+    ) -> Variant:
+        """Chooses the structure of ``rule``.
+
+        Args:
+            rule: the mathematics.
+            structure: values for structural parameters, and any value but None for each optional
+                hyperparameter that is to be present.
+            per_element: hyperparameters that are to be tensors.
+            bake: values to fold in.
+
+        Raises:
+            HyperparameterError: for a name that the rule lacks or a value that it forbids.
+        """
+        structure, bake = dict(structure or {}), dict(bake or {})
+        flags = dict(rule.flags)
+        present = set()
+        for name, value in structure.items():
+            if name in flags:
+                if not isinstance(value, bool):
+                    raise HyperparameterError(f"'{name}' must be True or False (got {value!r})")
+                flags[name] = value
+            elif name in rule.optional:
+                if value is not None and value is not False:
+                    present.add(name)
+            else:
+                rule.hyper(name)
+                raise HyperparameterError(f"'{name}' of rule '{rule.name}' is a run-time number, not structure")
+        for name in bake:
+            if rule.hyper(name).kind == "step":
+                raise HyperparameterError("'step' must stay a run-time scalar: it changes at every update")
+            if name in rule.optional:
+                present.add(name)
+        checked = tuple(sorted((name, rule.hyper(name).check(value)) for name, value in bake.items()))
+        for name in per_element:
+            if rule.hyper(name).kind != "scalar":
+                raise HyperparameterError(f"'{name}' must be a plain scalar to be given per element")
+        return cls(rule, tuple(sorted(flags.items())), frozenset(present), tuple(per_element), checked)
+
+    @property
+    def name(self) -> str:
+        """Unique among the variants of all rules: ``sgd-momentum-nesterov``, ``adam.ivy-lr_tensor``."""
+        parts = [self.rule.name if self.rule.convention == "torch" else f"{self.rule.name}.{self.rule.convention}"]
+        parts += sorted(self.present)
+        parts += [name for name, value in self.flags if value]
+        parts += [f"{name}_tensor" for name in self.per_element]
+        return "-".join(parts)
+
+    @property
+    def state(self) -> tuple[str, ...]:
+        """The state tensors that this variant has."""
+        return tuple(s.name for s in self.rule.state if s.needs is None or s.needs in self.present)
+
+    @property
+    def hypers(self) -> tuple[Hyper, ...]:
+        """The hyperparameters that this variant takes at run time, per-element ones included."""
+        baked = dict(self.baked)
+        return tuple(
+            h
+            for h in self.rule.hypers
+            if h.name not in baked and (h.name not in self.rule.optional or h.name in self.present)
+        )
+
+    @property
+    def scalars(self) -> tuple[Scalar, ...]:
+        """The scalar arguments, in the order of the module's signature."""
+        return tuple(
+            Scalar(h.name, part) for h in self.hypers if h.name not in self.per_element for part in PARTS[h.kind]
+        )
+
+    def kernel(self, dtypes: Dtypes) -> KernelSpec:
+        """This variant for given dtypes."""
+        return KernelSpec(self, dtypes)
+
+
+@dataclass(frozen=True)
+class Dtypes:
+    """The element types of one kernel. 16-bit params keep f32 state and are computed in f32."""
+
+    param: str
+    grad: str
+    state: str
+    compute: str
+
+    @classmethod
+    def of(cls, param: Any, grad: Any = None, state: Any = None) -> Dtypes:
+        """The dtypes for params of type ``param``; grads are like params, state is f32 or, for f64 params, f64."""
+        p = dtype_name(param)
+        g = p if grad is None else dtype_name(grad)
+        wide = "f64" if "f64" in (p, g) else "f32"
+        s = wide if state is None else dtype_name(state)
+        return cls(p, g, s, "f64" if "f64" in (p, g, s) else "f32")
+
+    @property
+    def name(self) -> str:
+        """``f32``; where grad or state differ from the default, ``bf16-gf32`` or ``f32-sbf16``."""
+        usual = Dtypes.of(self.param)
+        text = self.param
+        if self.grad != self.param:
+            text += f"-g{self.grad}"
+        if self.state != usual.state and self.state != Dtypes.of(self.param, self.grad).state:
+            text += f"-s{self.state}"
+        return text
+
+
+@dataclass(frozen=True)
+class KernelSpec:
+    """A variant for given dtypes: the unit that is traced, lowered and compiled."""
+
+    variant: Variant
+    dtypes: Dtypes
+
+    @property
+    def operands(self) -> tuple[Operand, ...]:
+        """The tensor arguments: param, inputs, state, per-element hyperparameters."""
+        v, d = self.variant, self.dtypes
+        return (
+            Operand(v.rule.param, d.param, "param"),
+            *(Operand(name, d.grad, "input") for name in v.rule.inputs),
+            *(Operand(name, d.state, "state") for name in v.state),
+            *(Operand(name, d.compute, "input") for name in v.per_element),
+        )
+
+    @property
+    def results(self) -> tuple[Operand, ...]:
+        """The operands that the update replaces, in the order of the rule's results."""
+        return tuple(o for o in self.operands if o.role != "input")
+
+    @property
+    def scalars(self) -> tuple[Scalar, ...]:
+        """The scalar arguments, all of the compute type."""
+        return self.variant.scalars

@@ -1,0 +1,74 @@
+"""Every exception that optgen raises on purpose.
+
+All derive from :class:`OptgenError`, and each also from the builtin that describes it best, so that code
+which knows nothing of optgen can still catch a ``ValueError`` or a ``FileNotFoundError``.
+"""
+
+from __future__ import annotations
+
+
+class OptgenError(Exception):
+    """Base of every optgen exception."""
+
+
+class RuleError(OptgenError, ValueError):
+    """A rule is not well formed: unknown state, wrong number of results, a shape or dtype that changed."""
+
+
+class UnknownRuleError(OptgenError, KeyError):
+    """No rule of that name and convention is registered."""
+
+    def __str__(self) -> str:  # KeyError would print the repr of the message
+        return str(self.args[0])
+
+
+class HyperparameterError(OptgenError, ValueError):
+    """A hyperparameter is unknown, missing, NaN, or outside the range that its rule allows."""
+
+
+class LoweringError(OptgenError, ValueError):
+    """A traced rule cannot be lowered to the kernel that was asked for."""
+
+
+class UnknownTargetError(OptgenError, ValueError):
+    """A target name is not one that optgen knows; the message lists those that it does."""
+
+
+class UnsupportedTargetError(OptgenError, ValueError):
+    """The target is known but cannot run this kernel (say, f64 on Vulkan)."""
+
+
+class CompilerNotFoundError(OptgenError, ImportError):
+    """JAX or iree-compile is not installed; the message names the extra to install."""
+
+
+class CompileError(OptgenError, RuntimeError):
+    """iree-compile refused a module; the message has its first error, the log file the rest."""
+
+
+class BundleError(OptgenError, ValueError):
+    """A bundle is damaged, truncated, or not a bundle at all."""
+
+
+class BundleVersionError(BundleError):
+    """A bundle was written in a newer format, or needs a newer runtime, than this optgen has."""
+
+
+class BundleNotFoundError(OptgenError, FileNotFoundError):
+    """There is no bundle at that path, or no prebuilt bundle of that name."""
+
+
+class DeviceError(OptgenError, RuntimeError):
+    """A device is not there, or no module of the bundle can run on it."""
+
+
+class TreeError(OptgenError, ValueError):
+    """Two trees that must have the same structure differ; the message names the first leaf that does."""
+
+
+class LeafError(OptgenError, ValueError):
+    """A leaf has the wrong shape, dtype or layout, or cannot be written; the message names its path."""
+
+
+class OverlapError(LeafError):
+    """Two leaves of one call share memory and at least one of them is written."""

@@ -1,0 +1,87 @@
+"""From a kernel spec to MLIR that iree-compile takes, and what is known about it on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from optgen.dsl.trace import trace
+from optgen.dsl.variant import KernelSpec
+from optgen.errors import LoweringError
+from optgen.lower.emit import Style as Style
+from optgen.lower.emit import emit_in_place, emit_out_of_place
+from optgen.lower.emit import render as render
+from optgen.lower.graph import CrossElementError as CrossElementError
+from optgen.lower.graph import Graph as Graph
+from optgen.lower.graph import graph_of as graph_of
+from optgen.lower.graph import strip_locations as strip_locations
+from optgen.lower.plan import Plan as Plan
+from optgen.lower.plan import plan_of as plan_of
+
+#: The shapes that a rule is traced on. Of different rank, so that nothing but an elementwise rule gives the same
+#: graph on both, and of different and unusual size, so that a constant equal to it is that size and no accident.
+PLACEHOLDERS: tuple[tuple[int, ...], tuple[int, ...]] = ((7,), (2, 3, 5))
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A lowered kernel.
+
+    Attributes:
+        spec: rule, structure, dtypes.
+        stablehlo: the rule as JAX traced it, on ``shape`` or on the first placeholder.
+        in_place: whether the update writes into the memory that it reads.
+        reason: why not in place; empty where it is.
+        shape: the one leaf shape that it is for; None for any.
+        graph: the rule without shapes; None where it relates elements to one another.
+        plan: the graph, arranged; None likewise.
+    """
+
+    spec: KernelSpec
+    stablehlo: str
+    in_place: bool
+    reason: str = ""
+    shape: tuple[int, ...] | None = None
+    graph: Graph | None = None
+    plan: Plan | None = None
+
+    def mlir(self, style: Style) -> str:
+        """The module as iree-compile takes it, for one kind of device."""
+        if self.graph is None or self.plan is None:
+            assert self.shape is not None
+            return emit_out_of_place(self.spec, self.stablehlo, self.shape)
+        return emit_in_place(self.spec, self.graph, self.plan, style)
+
+
+def lower(spec: KernelSpec, shapes: Sequence[tuple[int, ...]] | None = None) -> tuple[Kernel, ...]:
+    """Lowers a kernel: in place for leaves of any shape where that is provably safe, else out of place per shape.
+
+    Args:
+        spec: rule, structure and dtypes.
+        shapes: the leaf shapes that it is for; needed only for a rule that cannot run in place.
+
+    Returns:
+        One kernel for any shape, or one out-of-place kernel for each different shape.
+
+    Raises:
+        LoweringError: for a rule that cannot run in place where ``shapes`` is None.
+        RuleError: for a rule that does not fit its declaration.
+    """
+    try:
+        first, second = (trace(spec, shape, locations=True) for shape in PLACEHOLDERS)
+        graph = graph_of(first, PLACEHOLDERS[0], (second, PLACEHOLDERS[1]))
+    except (CrossElementError, TypeError, ValueError) as error:
+        # A rule for matrices alone does not even trace on a vector: JAX says so with a TypeError or ValueError.
+        if isinstance(error, LoweringError) and not isinstance(error, CrossElementError):
+            raise
+        reason = str(error).splitlines()[0]
+        if shapes is None:
+            raise LoweringError(
+                f"rule '{spec.variant.rule.name}' cannot run in place on leaves of any shape: {reason}. "
+                "Give the leaves' shapes (like=params), to compile it out of place for those"
+            ) from error
+        kernels = []
+        for shape in dict.fromkeys(tuple(s) for s in shapes):
+            kernels.append(Kernel(spec, trace(spec, shape), False, reason, shape))
+        return tuple(kernels)
+    return (Kernel(spec, trace(spec, PLACEHOLDERS[0]), True, graph=graph, plan=plan_of(graph)),)

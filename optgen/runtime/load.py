@@ -1,0 +1,82 @@
+"""From a file to an optimizer."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from optgen import resources
+from optgen.artifact import Bundle, read_bundle
+from optgen.errors import BundleNotFoundError
+from optgen.runtime.optimizer import Optimizer
+
+
+def load(path: str | os.PathLike[str], device: str | None = None, **defaults: Any) -> Optimizer:
+    """Loads and verifies a bundle.
+
+    Args:
+        path: a directory, or a file that ends in ``.optgen``.
+        device: see :class:`Optimizer`.
+        defaults: hyperparameters for steps that do not give them.
+
+    Raises:
+        BundleNotFoundError, BundleError, BundleVersionError: if there is none, or it is damaged or too new.
+        DeviceError: if the device is not there, or the bundle has no module for it.
+        HyperparameterError: if a default is unknown or out of range.
+    """
+    return Optimizer(read_bundle(path), device, defaults)
+
+
+@lru_cache(maxsize=64)
+def prebuilt_bundle(name: str) -> Bundle:
+    """One of the bundles that come with optgen, by the name of its variant.
+
+    Raises:
+        BundleNotFoundError: if there is none; the message lists those there are.
+    """
+    path = resources.artifacts() / f"{name}.optgen"
+    if not path.exists():
+        raise BundleNotFoundError(f"there is no prebuilt bundle {name!r}; there are {', '.join(prebuilt_names())}")
+    return read_bundle(path)
+
+
+def prebuilt_names() -> list[str]:
+    """The names of the prebuilt bundles."""
+    return sorted(p.name.removesuffix(".optgen") for p in resources.artifacts().glob("*.optgen"))
+
+
+def prebuilt(rule: str, device: str | None = None, *, convention: str = "torch", **settings: Any) -> Optimizer:
+    """An optimizer from the bundles that come with optgen: no compiler, no JAX.
+
+    Args:
+        rule: name of the rule.
+        device: see :class:`Optimizer`.
+        convention: whose arithmetic.
+        settings: structure (``nesterov=True``) and defaults for hyperparameters.
+
+    Raises:
+        BundleNotFoundError: if no such bundle comes with optgen.
+        DeviceError, HyperparameterError: as :func:`load`.
+
+    Example:
+        >>> prebuilt("sgd", momentum=0.9, nesterov=True).manifest.variant
+        'sgd-momentum-nesterov'
+    """
+    from optgen.dsl.variant import Variant
+    from optgen.rules import get_rule
+
+    found = get_rule(rule, convention)
+    structure, defaults = split_settings(found.flags, found.optional, settings)
+    variant = Variant.of(found, structure=structure)
+    return Optimizer(prebuilt_bundle(variant.name), device, defaults)
+
+
+def split_settings(
+    flags: Mapping[str, bool], optional: frozenset[str], settings: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Settings as structure and as values: an optional hyperparameter counts as both."""
+    structure = {n: v for n, v in settings.items() if n in flags or n in optional}
+    values = {n: v for n, v in settings.items() if n not in flags and v is not None}
+    return structure, values

@@ -1,0 +1,219 @@
+"""Arrays of any kind as numpy views of their memory, and back."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from optgen.dtypes import dtype_name, storage_dtype
+from optgen.errors import LeafError, OverlapError
+from optgen.runtime.tree import show
+
+#: Alignment of the arrays that optgen allocates: what the compiler's widest loads like.
+ALIGNMENT = 64
+
+
+@dataclass
+class Leaf:
+    """An array of any kind.
+
+    Attributes:
+        path: where it is in its tree.
+        array: its memory; bf16 as uint16.
+        dtype: its element type.
+        kind: ``numpy``, ``torch``, ``jax`` or ``array`` (optgen's own).
+        owner: the array as the user gave it.
+    """
+
+    path: str
+    array: np.ndarray
+    dtype: str
+    kind: str
+    owner: Any
+
+
+def as_leaf(value: Any, path: str, what: str) -> Leaf:
+    """``value`` as a leaf that shares its memory.
+
+    Args:
+        value: a numpy, torch, JAX or optgen array.
+        path: where it is in its tree.
+        what: which tree, for errors.
+
+    Raises:
+        LeafError: if it is no such array, not on the CPU, or not of a floating-point type that modules know.
+    """
+    kind = kind_of(value)
+    if kind == "array":
+        array = value.data
+    elif kind == "numpy":
+        array = value
+    elif kind == "torch":
+        array = _torch_memory(value, path, what)
+    elif kind == "jax":
+        array = np.asarray(value)
+    else:
+        raise LeafError(
+            f"{what}{_at(path)} must be a numpy, torch, JAX or optgen array (got {type(value).__name__})"
+        )
+    try:
+        name = dtype_name(value.dtype if kind == "torch" else array.dtype)
+    except ValueError:
+        raise LeafError(
+            f"{what}{_at(path)} must have dtype f32, f64, bf16 or f16 (got {value.dtype})"
+        ) from None
+    if name == "bf16":
+        array = array.view(np.uint16)
+    if not array.dtype.isnative:
+        raise LeafError(f"{what}{_at(path)} must have native byte order (got {array.dtype.str})")
+    return Leaf(path, array, name, kind, value)
+
+
+def kind_of(value: Any) -> str:
+    """``numpy``, ``torch``, ``jax``, ``array``, or '' for anything else. Imports nothing."""
+    if isinstance(value, np.ndarray):
+        return "numpy"
+    if getattr(value, "__optgen_array__", False):
+        return "array"
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(value, torch.Tensor):
+        return "torch"
+    jax = sys.modules.get("jax")
+    if jax is not None and isinstance(value, jax.Array):
+        return "jax"
+    return ""
+
+
+def _torch_memory(tensor: Any, path: str, what: str) -> np.ndarray:
+    import torch
+
+    if tensor.device.type != "cpu":
+        raise LeafError(f"{what}{_at(path)} must be on the CPU (got a tensor on {tensor.device})")
+    if tensor.layout != torch.strided:
+        raise LeafError(f"{what}{_at(path)} must be dense (got layout {tensor.layout})")
+    plain = tensor.detach()
+    if plain.dtype == torch.bfloat16:
+        plain = plain.view(torch.int16)
+        array: np.ndarray = plain.numpy()
+        return _as_bfloat16_bits(array)
+    result: np.ndarray = plain.numpy()
+    return result
+
+
+def _as_bfloat16_bits(array: np.ndarray) -> np.ndarray:
+    return array.view(np.uint16)
+
+
+def to_kind(array: np.ndarray, dtype: str, kind: str) -> Any:
+    """``array`` (bf16 as uint16) as an array of ``kind`` that shares its memory where that kind can."""
+    if kind == "torch":
+        import torch
+
+        if dtype == "bf16":
+            return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+        return torch.from_numpy(array)
+    typed = _typed(array, dtype)
+    if kind == "jax":
+        import jax.numpy as jnp
+
+        return jnp.array(typed)  # a copy: JAX must never see its array change
+    if kind == "array":
+        from optgen.arrays import Array
+
+        return Array(typed)
+    return typed
+
+
+def _typed(array: np.ndarray, dtype: str) -> np.ndarray:
+    if dtype == "bf16":
+        from optgen.dtypes import numpy_dtype
+
+        return array.view(numpy_dtype("bf16"))
+    return array
+
+
+def empty(shape: Sequence[int], dtype: str, alignment: int = ALIGNMENT) -> np.ndarray:
+    """An uninitialised C-contiguous array whose memory starts at a multiple of ``alignment``."""
+    kind = storage_dtype(dtype)
+    count = int(np.prod(shape, dtype=np.int64))
+    raw = np.empty(count * kind.itemsize + alignment, np.uint8)
+    start = -raw.ctypes.data % alignment
+    return raw[start : start + count * kind.itemsize].view(kind).reshape(tuple(shape))
+
+
+def aligned_copy(array: np.ndarray, dtype: str) -> np.ndarray:
+    """A C-contiguous, aligned copy of ``array``."""
+    result = empty(array.shape, dtype)
+    result[...] = array
+    return result
+
+
+def usable(array: np.ndarray) -> bool:
+    """Whether a kernel can run on this memory itself: C-contiguous, and each element on its own boundary."""
+    return bool(array.flags.c_contiguous) and array.ctypes.data % array.itemsize == 0
+
+
+def writable_alias(array: np.ndarray) -> np.ndarray:
+    """The memory of a C-contiguous ``array`` as an array that IREE imports, which refuses read-only ones.
+
+    Only for operands that the module reads: nothing is ever written through it. The caller keeps ``array`` alive.
+    """
+    if array.flags.writeable:
+        return array
+    memory = (ctypes.c_char * array.nbytes).from_address(array.ctypes.data)
+    return np.frombuffer(memory, array.dtype).reshape(array.shape)
+
+
+def check_overlap(leaves: Sequence[tuple[Leaf, str, bool]]) -> None:
+    """Refuses memory that is written while something else reads or writes it.
+
+    Args:
+        leaves: leaf, name of its tree, and whether it is written.
+
+    Raises:
+        OverlapError: naming both leaves.
+    """
+    spans = []
+    for index, (leaf, _, _) in enumerate(leaves):
+        if leaf.array.size:
+            low, high = _bounds(leaf.array)
+            spans.append((low, high, index))
+    spans.sort()
+    open_spans: list[tuple[int, int]] = []  # (end, index) of spans that may still overlap what follows
+    for low, high, index in spans:
+        open_spans = [(end, other) for end, other in open_spans if end > low]
+        leaf, tree, written = leaves[index]
+        for _, other in open_spans:
+            leaf2, tree2, written2 = leaves[other]
+            if (written or written2) and _share(leaf.array, leaf2.array):
+                raise OverlapError(
+                    f"{tree}{_at(leaf.path)} and {tree2}{_at(leaf2.path)} share memory, and the update would write "
+                    "one while it uses the other: give each its own array"
+                )
+        open_spans.append((high, index))
+
+
+def _bounds(array: np.ndarray) -> tuple[int, int]:
+    if array.flags.c_contiguous:
+        start = array.ctypes.data
+        return start, start + array.nbytes
+    low, high = np.lib.array_utils.byte_bounds(array)
+    return int(low), int(high)
+
+
+def _share(a: np.ndarray, b: np.ndarray) -> bool:
+    if a.flags.c_contiguous and b.flags.c_contiguous:
+        return True  # their spans overlap, and there are no gaps
+    try:
+        return bool(np.shares_memory(a, b, max_work=100_000))
+    except (RuntimeError, np.exceptions.TooHardError):
+        return True
+
+
+def _at(path: str) -> str:
+    return f" {show(path)}" if path else ""

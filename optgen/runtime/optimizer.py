@@ -1,0 +1,399 @@
+"""The optimizer: a bundle bound to a device, applied to trees of arrays."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from optgen.artifact import Bundle, KernelInfo, Manifest, ModuleInfo, write_bundle
+from optgen.errors import BundleVersionError, HyperparameterError, LeafError, TreeError
+from optgen.hyper import Hyper, part
+from optgen.runtime import memory
+from optgen.runtime.device import Binding, Device, get_device
+from optgen.runtime.memory import Leaf
+from optgen.runtime.module import LoadedModule
+from optgen.runtime.select import choose
+from optgen.runtime.tree import is_tree, leaves_of, map_tree, match, show
+
+#: Elements in one call from which the worker threads of local-task repay their start.
+THREADS_FROM = 65_536
+
+
+@dataclass
+class _Work:
+    """One leaf of an update: for each operand of the kernel, the user's leaf and the memory that the kernel uses."""
+
+    path: str
+    leaves: list[Leaf]
+    arrays: list[np.ndarray]
+    kernel: KernelInfo
+    scalars: tuple[float, ...]
+
+
+class Optimizer:
+    """An update rule, compiled.
+
+    Made by :func:`optgen.compile`, :func:`optgen.load` or :func:`optgen.prebuilt`.
+
+    Args:
+        bundle: the artifact.
+        device: ``local-sync``, ``local-task``, ``vulkan``, ``cuda``; ``cpu`` chooses between the first two by the
+            amount of work. By default ``cpu`` if the bundle has a module for it, else whatever it has one for.
+        defaults: hyperparameters for steps that do not give them.
+
+    Raises:
+        DeviceError: if the device is not there, or the bundle has no module for it.
+        BundleVersionError: if the installed runtime is too old.
+
+    Example:
+        >>> import numpy as np, optgen
+        >>> opt = optgen.prebuilt("sgd")
+        >>> params = {"w": np.array([1.0, 2.0], np.float32)}
+        >>> state = opt.init(params)
+        >>> params, state = opt.step(params, {"w": np.array([1.0, 0.0], np.float32)}, state, lr=0.5)
+        >>> params["w"].tolist(), state["step"]
+        ([0.5, 2.0], 1)
+    """
+
+    def __init__(self, bundle: Bundle, device: str | None = None, defaults: Mapping[str, Any] | None = None) -> None:
+        self.bundle = bundle
+        self._modules: dict[tuple[str, str], LoadedModule] = {}
+        self._checked: set[tuple[str, str]] = set()
+        self._hypers = {h.name: h for h in bundle.manifest.hypers}
+        self._defaults = {h.name: h.default for h in bundle.manifest.hypers if h.default is not None}
+        for name, value in (defaults or {}).items():
+            self._defaults[name] = self._hyper(name).check(value)
+        _check_runtime(bundle.manifest)
+        if device is None:
+            backends = [m.backend for k in bundle.manifest.kernels for m in k.modules]
+            device = "cpu" if "cpu" in backends or not backends else backends[0]
+            self.device_name = device
+            return
+        self.device_name = device
+        choose(bundle.manifest.kernels[0], self._device(0))  # a device asked for by name: fail now, not at a step
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the bundle says about itself."""
+        return self.bundle.manifest
+
+    @property
+    def defaults(self) -> dict[str, float]:
+        """Hyperparameters for steps that do not give them."""
+        return dict(self._defaults)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Writes the bundle: one file if ``path`` ends in ``.optgen``, else a directory. Whole or not at all."""
+        return write_bundle(self.bundle, path)
+
+    def init(self, params: Any) -> dict[str, Any]:
+        """The state before the first step: ``{"step": 0, "m": tree of zeros like params, ...}``.
+
+        Arrays are of the params' kind (numpy, torch, JAX, Array) and of the kernel's state dtype: f32 for 16-bit
+        params.
+
+        Raises:
+            LeafError: if a leaf is no array of a dtype that the bundle has a kernel for.
+            TreeError: if the bundle was compiled for another layout.
+        """
+        leaves = {path: memory.as_leaf(value, path, "params") for path, value in leaves_of(params).items()}
+        self._check_layout(leaves)
+        state: dict[str, Any] = {"step": 0}
+        for name in self.manifest.state:
+
+            def zeros(path: str, _: Any, name: str = name) -> Any:
+                leaf = leaves[path]
+                dtype = self._kernel_for(leaf, None, None).operand(name).dtype
+                array = memory.empty(leaf.array.shape, dtype)
+                array[...] = 0
+                return memory.to_kind(array, dtype, leaf.kind)
+
+            state[name] = map_tree(zeros, params)
+        return state
+
+    def step(self, params: Any, grads: Any, state: Any, **hypers: Any) -> tuple[Any, Any]:
+        """One update, in place: the same buffers come back, JAX arrays excepted, which are new.
+
+        Args:
+            params: the tree to update. Leaves must be writable.
+            grads: a tree of the same structure. Leaves that are missing or None leave their param as it is.
+            state: from :meth:`init` or the step before. Its ``step`` is the number of updates made so far.
+            hypers: hyperparameters, each a number, or a tree of numbers with one for each leaf.
+
+        Returns:
+            The params and the state, the very objects that were given unless they hold JAX arrays.
+
+        Raises:
+            TreeError: if the trees differ, or are not those that the bundle was compiled for.
+            LeafError: if a leaf has the wrong shape or dtype, or cannot be written.
+            OverlapError: if two leaves share memory.
+            HyperparameterError: if one is unknown, missing, NaN or out of its range.
+
+            Nothing has been changed when one of these is raised.
+        """
+        if not isinstance(state, Mapping) or "step" not in state:
+            raise TreeError("'state' must be what init or the last step returned: a dict with 'step'")
+        if missing := [n for n in self.manifest.state if n not in state]:
+            raise TreeError(f"'state' must have '{missing[0]}' (it has {', '.join(map(repr, state))})")
+        count = int(state["step"]) + 1
+        results = self.apply(
+            {self.manifest.param: params, **dict(zip(self.manifest.inputs, [grads], strict=False)),
+             **{n: state[n] for n in self.manifest.state}},
+            {**hypers, **({"step": count} if "step" in self._hypers else {})},
+        )  # fmt: skip
+        if "step" in hypers:
+            raise HyperparameterError("'step' is counted in the state: set state['step'] instead")
+        new_state = state
+        if any(results[n] is not state[n] for n in self.manifest.state) or not isinstance(state, dict):
+            new_state = {**state, **{n: results[n] for n in self.manifest.state}}
+        new_state["step"] = count
+        return results[self.manifest.param], new_state
+
+    def apply(self, trees: Mapping[str, Any], hypers: Mapping[str, Any]) -> dict[str, Any]:
+        """The update with everything explicit: a tree for each operand by name, and all hyperparameters.
+
+        Returns:
+            The trees of the operands that the rule replaces: those given, except where they hold JAX arrays.
+        """
+        works = self._collect(trees, hypers)
+        names = [o.name for o in self.manifest.kernels[0].operands if o.role != "input"]
+        if works:
+            self._run(works)
+        fresh = {n: {} for n in names}  # type: dict[str, dict[str, Any]]
+        for work in works:
+            for leaf, array, operand in zip(work.leaves, work.arrays, work.kernel.operands, strict=True):
+                if operand.role == "input":
+                    continue
+                if leaf.kind == "jax":
+                    fresh[operand.name][leaf.path] = memory.to_kind(array, leaf.dtype, "jax")
+                elif array is not leaf.array:
+                    leaf.array[...] = array
+                if leaf.kind == "torch":
+                    _bump_version(leaf.owner)
+        return {
+            n: map_tree(lambda path, leaf, n=n: fresh[n].get(path, leaf), trees[n]) if fresh[n] else trees[n]
+            for n in names
+        }
+
+    # Collecting and checking: nothing is written before all of it has passed.
+
+    def _collect(self, trees: Mapping[str, Any], hypers: Mapping[str, Any]) -> list[_Work]:
+        manifest = self.manifest
+        raw = leaves_of(trees[manifest.param])
+        others = {
+            name: match(raw, tree, self._tree_name(name), optional=name in manifest.inputs)
+            for name, tree in trees.items()
+            if name != manifest.param
+        }
+        skipped = {p for p in raw for n in manifest.inputs if p not in others.get(n, raw)}
+        params = {p: memory.as_leaf(v, p, "params") for p, v in raw.items()}
+        self._check_layout(params)
+        resolve = self._resolve(hypers, raw)
+        works, spans = [], []
+        for path, param in params.items():
+            if path in skipped or param.array.size == 0:
+                continue
+            leaves = {manifest.param: param}
+            for name, found in others.items():
+                leaves[name] = memory.as_leaf(found[path], path, self._tree_name(name))
+                if leaves[name].array.shape != param.array.shape:
+                    raise LeafError(
+                        f"{self._tree_name(name)} {show(path)} must have the shape of its param, {param.array.shape} "
+                        f"(got {leaves[name].array.shape})"
+                    )
+            kernel = self._kernel_for(param, leaves.get(manifest.inputs[0]) if manifest.inputs else None, leaves)
+            for operand in kernel.operands:
+                leaf = leaves[operand.name]
+                written = operand.role != "input"
+                if written and leaf.kind != "jax" and not leaf.array.flags.writeable:
+                    raise LeafError(f"{self._tree_name(operand.name)} {show(path)} must be writable (it is read-only)")
+                if written and 0 in leaf.array.strides and leaf.array.size > 1 and _repeats(leaf.array):
+                    raise LeafError(
+                        f"{self._tree_name(operand.name)} {show(path)} must have memory of its own for each element "
+                        "(it is a broadcast view)"
+                    )
+                spans.append((leaf, self._tree_name(operand.name), written and leaf.kind != "jax"))
+            values = resolve(path)
+            scalars = tuple(part(values[s.hyper], s.part) for s in kernel.scalars)
+            works.append(_Work(path, [leaves[o.name] for o in kernel.operands], [], kernel, scalars))
+        memory.check_overlap(spans)
+        for work in works:
+            for leaf, operand in zip(work.leaves, work.kernel.operands, strict=True):
+                work.arrays.append(_kernel_memory(leaf, operand.role != "input"))
+        return works
+
+    def _kernel_for(self, param: Leaf, grad: Leaf | None, leaves: Mapping[str, Leaf] | None) -> KernelInfo:
+        """The kernel for a leaf's dtypes and shape."""
+        first = None
+        for kernel in self.manifest.kernels:
+            if kernel.dtypes["param"] != param.dtype:
+                continue
+            if kernel.shape is not None and kernel.shape != param.array.shape:
+                continue
+            if grad is not None and kernel.dtypes["grad"] != grad.dtype:
+                first = first or (grad, kernel.dtypes["grad"], "grads")
+                continue
+            if leaves is not None:
+                wrong = next((o for o in kernel.operands if leaves[o.name].dtype != o.dtype), None)
+                if wrong is not None:
+                    first = first or (leaves[wrong.name], wrong.dtype, self._tree_name(wrong.name))
+                    continue
+            return kernel
+        if first is not None:
+            leaf, expected, what = first
+            raise LeafError(f"{what} {show(leaf.path)} must have dtype {expected} (got {leaf.dtype})")
+        have = ", ".join(dict.fromkeys(k.name for k in self.manifest.kernels))
+        raise LeafError(
+            f"params {show(param.path)} has dtype {param.dtype} and shape {param.array.shape}, for which this bundle "
+            f"has no kernel (it has {have})"
+        )
+
+    def _check_layout(self, leaves: Mapping[str, Leaf]) -> None:
+        manifest = self.manifest
+        if not manifest.fixed_layout or manifest.layout is None:
+            return
+        expected = {leaf.path: leaf for leaf in manifest.layout}
+        for path in dict.fromkeys([*expected, *leaves]):
+            want, got = expected.get(path), leaves.get(path)
+            wanted = f"{want.dtype} of shape {want.shape}" if want else "no such leaf"
+            given = f"{got.dtype} of shape {got.array.shape}" if got else "no such leaf"
+            if wanted != given:
+                raise TreeError(
+                    f"this bundle was compiled for a fixed layout: at {show(path)} it expects {wanted} (got {given})"
+                )
+
+    def _hyper(self, name: str) -> Hyper:
+        if name in self._hypers:
+            return self._hypers[name]
+        manifest = self.manifest
+        if name in manifest.baked:
+            raise HyperparameterError(f"'{name}' is baked into this bundle as {manifest.baked[name]}")
+        if name in manifest.structure:
+            raise HyperparameterError(
+                f"'{name}' is structure, compiled in as {manifest.structure[name]}: load or compile another bundle"
+            )
+        known = ", ".join(n for n, h in self._hypers.items() if h.kind != "step")
+        raise HyperparameterError(f"'{manifest.rule}' has no hyperparameter '{name}' (it has {known})")
+
+    def _resolve(self, hypers: Mapping[str, Any], paths: Mapping[str, Any]) -> Any:
+        """A function from a leaf's path to its hyperparameters, all checked now."""
+        common: dict[str, float] = {}
+        single: dict[str, dict[str, float]] = {}
+        for name, value in {**self._defaults, **hypers}.items():
+            hyper = self._hyper(name)
+            if name in self.manifest.per_element:
+                continue
+            if is_tree(value):
+                found = match(paths, value, name)
+                single[name] = {path: hyper.check(_number(v)) for path, v in found.items()}
+            else:
+                common[name] = hyper.check(_number(value))
+        for name in self._hypers:
+            if name not in common and name not in single and name not in self.manifest.per_element:
+                raise HyperparameterError(f"'{name}' must be given: rule '{self.manifest.rule}' has no default for it")
+        if not single:
+            return lambda path: common
+        return lambda path: {**common, **{name: values[path] for name, values in single.items()}}
+
+    def _tree_name(self, operand: str) -> str:
+        if operand == self.manifest.param:
+            return "params"
+        if operand in self.manifest.inputs:
+            return "grads"
+        return f"state '{operand}'" if operand in self.manifest.state else operand
+
+    # Running.
+
+    def _run(self, works: Sequence[_Work]) -> None:
+        elements = sum(work.arrays[0].size for work in works)
+        device = self._device(elements)
+        groups: dict[tuple[str, tuple[float, ...]], list[_Work]] = {}
+        for work in works:
+            groups.setdefault((work.kernel.name, work.scalars), []).append(work)
+        for (_, scalars), group in groups.items():
+            kernel = group[0].kernel
+            info, module = self.module(kernel, device)
+            bindings: list[list[Binding]] = [
+                [device.bind(memory.writable_alias(work.arrays[i]), operand.dtype) for work in group]
+                for i, operand in enumerate(kernel.operands)
+            ]
+            results = [i for i, o in enumerate(kernel.operands) if o.role != "input"]
+            views = module.apply(bindings, scalars, results)
+            for i, new in zip(results, views, strict=True):
+                for work, binding, view in zip(group, bindings[i], new, strict=True):
+                    if binding.staged or not self._same(info, device, binding, view):
+                        device.read(view, work.arrays[i], kernel.operands[i].dtype)
+
+    def _same(self, info: ModuleInfo, device: Device, binding: Binding, view: Any) -> bool:
+        """Whether a result lies where its operand did, as it does unless the compiler had to copy."""
+        if device.backend != "cpu":
+            return info.in_place
+        return device.address(view) == binding.array.ctypes.data
+
+    def _device(self, elements: int) -> Device:
+        name = self.device_name
+        if name == "cpu":
+            name = "local-task" if elements >= THREADS_FROM and (os.cpu_count() or 1) > 1 else "local-sync"
+        return get_device(name)
+
+    def module(self, kernel: KernelInfo, device: Device) -> tuple[ModuleInfo, LoadedModule]:
+        """The module of ``kernel`` for ``device``, loaded."""
+        info = choose(kernel, device)
+        key = (info.file, device.uri)
+        module = self._modules.get(key)
+        if module is None or not module.usable:
+            label = f"{self.manifest.variant} {kernel.name} for {info.target}"
+            module = self._modules[key] = LoadedModule(device, self.bundle.module(info), label)
+        return info, module
+
+    def __repr__(self) -> str:
+        kernels = ", ".join(k.name for k in self.manifest.kernels)
+        return f"Optimizer({self.manifest.variant!r}, device={self.device_name!r}, kernels=[{kernels}])"
+
+
+def _kernel_memory(leaf: Leaf, written: bool) -> np.ndarray:
+    """The leaf's own memory where a kernel can use it, else a copy."""
+    if (written and leaf.kind == "jax") or not memory.usable(leaf.array):
+        return memory.aligned_copy(leaf.array, leaf.dtype)
+    return leaf.array
+
+
+def _repeats(array: np.ndarray) -> bool:
+    return any(stride == 0 and extent > 1 for stride, extent in zip(array.strides, array.shape, strict=True))
+
+
+def _number(value: Any) -> Any:
+    """A hyperparameter that came as an array with one element, as that element."""
+    if memory.kind_of(value):
+        if int(np.prod(value.shape)) != 1:
+            raise HyperparameterError(
+                f"a hyperparameter must be one number, or a tree with one for each leaf (got shape {tuple(value.shape)})"
+            )
+        return value.data.reshape(-1)[0] if memory.kind_of(value) == "array" else value.reshape(-1)[0]
+    return value
+
+
+def _bump_version(tensor: Any) -> None:
+    """Tells torch's autograd that a tensor has changed, as torch's own in-place operations do."""
+    import torch
+
+    torch.autograd.graph.increment_version(tensor)
+
+
+def _check_runtime(manifest: Manifest) -> None:
+    from importlib.metadata import version
+
+    installed = version("iree-base-runtime")
+    if _numbers(installed) < _numbers(manifest.min_runtime):
+        raise BundleVersionError(
+            f"the bundle needs iree-base-runtime {manifest.min_runtime} or newer (got {installed}): update it"
+        )
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int("".join(c for c in field if c.isdigit()) or 0) for field in text.split(".")[:3])

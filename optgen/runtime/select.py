@@ -1,0 +1,47 @@
+"""Choosing the module of a kernel that suits a device best."""
+
+from __future__ import annotations
+
+from optgen import host
+from optgen.artifact import KernelInfo, ModuleInfo
+from optgen.errors import DeviceError
+from optgen.runtime.device import Device
+
+#: Substrings of device names, lower case, for which a Vulkan module of a vendor's target is meant. Modules for
+#: another vendor load and then compute NaN.
+_VENDORS = {
+    "adreno": ("adreno", "qualcomm"), "valhall": ("mali",), "rdna": ("amd", "radeon"),
+    "turing": ("nvidia", "geforce", "quadro", "tesla"), "ampere": ("nvidia", "geforce", "rtx"),
+    "ada": ("nvidia", "geforce", "rtx"),
+}  # fmt: skip
+
+
+def unfit(module: ModuleInfo, device: Device) -> str:
+    """Why ``module`` must not run on ``device``; empty if it may."""
+    if module.backend != device.backend:
+        return f"is for {module.backend}"
+    if module.backend == "cpu":
+        if module.arch != host.architecture():
+            return f"is for {module.arch}"
+        missing = sorted(set(module.features) - host.features())
+        return f"needs {', '.join(missing)}" if missing else ""
+    chip = module.target.partition(":")[2]
+    if module.backend == "vulkan" and chip:
+        words = next((w for key, w in _VENDORS.items() if chip.startswith(key)), ())
+        if not any(word in device.description.lower() for word in words):
+            return f"is for {chip}"
+    return ""
+
+
+def choose(kernel: KernelInfo, device: Device) -> ModuleInfo:
+    """The module of ``kernel`` for ``device``: among those that may run there, the most specific.
+
+    Raises:
+        DeviceError: if there is none; the message says why not for each.
+    """
+    reasons = {m.target: unfit(m, device) for m in kernel.modules}
+    fit = [m for m in kernel.modules if not reasons[m.target]]
+    if fit:
+        return max(fit, key=lambda m: (len(m.features), ":" in m.target and m.backend != "cuda"))
+    listed = "; ".join(f"{target} {reason}" for target, reason in reasons.items()) or "it holds no module at all"
+    raise DeviceError(f"no module of kernel {kernel.name} can run on {device.uri} ({device.description}): {listed}")

@@ -14,6 +14,12 @@ import numpy as np
 SIZES = {"f16": 2, "bf16": 2, "f32": 4, "f64": 8}
 FLOATS = tuple(SIZES)
 
+#: Element types that compiled functions may take and give besides; optimizer rules have floats alone.
+INTEGERS = {
+    "i1": np.bool_, "i8": np.int8, "i16": np.int16, "i32": np.int32, "i64": np.int64,
+    "ui8": np.uint8, "ui16": np.uint16, "ui32": np.uint32, "ui64": np.uint64,
+}  # fmt: skip
+
 _ALIASES = {
     "half": "f16", "float16": "f16", "float": "f32", "float32": "f32", "double": "f64", "float64": "f64",
     "bfloat16": "bf16",
@@ -40,6 +46,22 @@ def dtype_name(dtype: Any) -> str:
     return text
 
 
+def element_name(dtype: Any) -> str:
+    """As :func:`dtype_name`, for integers and booleans too: ``i32``, ``ui8``, ``i1``.
+
+    Raises:
+        ValueError: if it is none of those.
+    """
+    try:
+        return dtype_name(dtype)
+    except ValueError:
+        text = str(getattr(dtype, "name", None) or dtype).removeprefix("torch.")
+        for name, kind in INTEGERS.items():
+            if text in (name, np.dtype(kind).name):
+                return name
+        raise ValueError(f"'dtype' must be one of {', '.join((*FLOATS, *INTEGERS))} (got {dtype!r})") from None
+
+
 def numpy_dtype(name: str) -> np.dtype[Any]:
     """The numpy dtype that holds elements of the MLIR type ``name``.
 
@@ -48,13 +70,17 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
     Raises:
         ImportError: for ``bf16`` where ml_dtypes is not installed.
     """
+    if name in INTEGERS:
+        integer: np.dtype[Any] = np.dtype(INTEGERS[name])
+        return integer
     if name == "bf16":
         try:
             import ml_dtypes
         except ImportError as error:
             raise ImportError("bf16 arrays in numpy need ml_dtypes: pip install ml_dtypes") from error
-        return np.dtype(ml_dtypes.bfloat16)
-    return np.dtype({"f16": np.float16, "f32": np.float32, "f64": np.float64}[name])
+        bfloat16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+        return bfloat16
+    return np.dtype({"f16": "float16", "f32": "float32", "f64": "float64"}[name])
 
 
 def storage_dtype(name: str) -> np.dtype[Any]:
@@ -95,4 +121,5 @@ def ulp(values: np.ndarray, name: str) -> np.ndarray:
     magnitude = np.abs(np.asarray(values, np.float64))
     _, exponent = np.frexp(np.where(np.isfinite(magnitude), magnitude, 1.0))
     exponent = np.where(magnitude == 0, _MIN_EXPONENT[name], np.maximum(exponent - 1, _MIN_EXPONENT[name]))
-    return np.ldexp(1.0, exponent - _MANTISSA[name])
+    spacing: np.ndarray = np.ldexp(1.0, exponent - _MANTISSA[name])
+    return spacing

@@ -41,7 +41,7 @@ def features() -> frozenset[str]:
     except OSError:
         pass
     try:
-        from numpy._core._multiarray_umath import __cpu_features__ as known
+        from numpy._core._multiarray_umath import __cpu_features__ as known  # type: ignore[import-not-found]
     except ImportError:
         return frozenset()
     return frozenset(name for key, names in _NUMPY_NAMES.items() if known.get(key) for name in names)

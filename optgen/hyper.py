@@ -64,9 +64,7 @@ class Hyper:
                 )
         elif self.kind == "decay":
             if number < 0 or number > 1 or (number == 1 and not self.closed):
-                raise HyperparameterError(
-                    f"'{self.name}' must be in [0, 1{']' if self.closed else ')'} (got {number})"
-                )
+                raise HyperparameterError(f"'{self.name}' must be in [0, 1{']' if self.closed else ')'} (got {number})")
         elif number < 0 and not self.signed:
             raise HyperparameterError(f"'{self.name}' must be at least 0 (got {number})")
         return number

@@ -13,7 +13,6 @@ import numpy as np
 
 from optgen.artifact import storage
 from optgen.artifact.manifest import KernelInfo, Manifest, ModuleInfo
-from optgen.errors import BundleError
 
 
 @dataclass(frozen=True)
@@ -65,14 +64,5 @@ def read_bundle(path: str | os.PathLike[str]) -> Bundle:
     """
     files = storage.read_files(path)
     manifest = Manifest.from_json(files.pop(storage.MANIFEST))
-    for name, expected in manifest.files.items():
-        if name not in files:
-            raise BundleError(f"{path} is damaged: '{name}' is missing")
-        if (actual := storage.digest(files[name])) != expected:
-            raise BundleError(
-                f"{path} is damaged: SHA-256 of '{name}' is {actual[:16]}..., the manifest says {expected[:16]}..."
-            )
     named = {f for k in manifest.kernels for f in (k.stablehlo, k.probes, *(m.file for m in k.modules))}
-    if unlisted := sorted(named - manifest.files.keys()):
-        raise BundleError(f"{path} is damaged: its manifest has no hash for '{unlisted[0]}'")
-    return Bundle(manifest, {name: files[name] for name in manifest.files})
+    return Bundle(manifest, storage.verify(path, files, manifest.files, named))

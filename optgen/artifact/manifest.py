@@ -9,7 +9,7 @@ History of the format:
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -17,6 +17,8 @@ from optgen.errors import BundleError, BundleVersionError
 from optgen.hyper import Hyper, Scalar
 
 FORMAT = 1
+
+_KINDS = {"rule": "an optimizer rule", "function": "a function"}
 
 
 @dataclass(frozen=True)
@@ -162,20 +164,10 @@ class Manifest:
             BundleVersionError: if its format is newer than this optgen.
             BundleError: if it is not a manifest.
         """
-        try:
-            data = json.loads(text)
-            number = data["format"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise BundleError(f"manifest.json is damaged: {error}") from error
-        if not isinstance(number, int) or number > FORMAT:
-            raise BundleVersionError(
-                f"the bundle has format {number}, newer than this optgen reads (up to {FORMAT}): update optgen"
-            )
-        if data.get("kind", "rule") != "rule":
-            raise BundleError(f"the bundle holds a {data['kind']!r}, not an optimizer rule")
+        data = parse(text, "rule", FORMAT)
         try:
             return cls(
-                format=number,
+                format=data["format"],
                 rule=data["rule"],
                 convention=data["convention"],
                 variant=data["variant"],
@@ -189,9 +181,7 @@ class Manifest:
                 baked=dict(data["baked"]),
                 structure=dict(data["structure"]),
                 kernels=tuple(_kernel(k) for k in data["kernels"]),
-                layout=None
-                if data["layout"] is None
-                else tuple(LeafInfo(e["path"], tuple(e["shape"]), e["dtype"]) for e in data["layout"]),
+                layout=None if data["layout"] is None else leaves_from_json(data["layout"]),
                 fixed_layout=data["fixed_layout"],
                 versions=dict(data["versions"]),
                 min_runtime=data["min_runtime"],
@@ -199,6 +189,41 @@ class Manifest:
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise BundleError(f"manifest.json lacks {error}") from error
+
+
+def parse(text: str | bytes, kind: str, newest: int) -> dict[str, Any]:
+    """The JSON of a manifest that must describe a ``kind``, in a format that is not newer than ``newest``.
+
+    Raises:
+        BundleVersionError: if it is newer.
+        BundleError: if it is no manifest, or one of something else.
+    """
+    try:
+        data: dict[str, Any] = json.loads(text)
+        number = data["format"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise BundleError(f"manifest.json is damaged: {error}") from error
+    found = data.get("kind", "rule")
+    if found != kind:
+        raise BundleError(f"the bundle holds {_KINDS.get(found, repr(found))}, not {_KINDS[kind]}")
+    if not isinstance(number, int) or number > newest:
+        raise BundleVersionError(
+            f"the bundle has format {number}, newer than this optgen reads (up to {newest}): update optgen"
+        )
+    return data
+
+
+def modules_from_json(data: Iterable[Mapping[str, Any]]) -> tuple[ModuleInfo, ...]:
+    """Modules, from the manifest's form."""
+    return tuple(
+        ModuleInfo(m["target"], m["backend"], m["file"], m["in_place"], m["copies"], m["arch"], tuple(m["features"]))
+        for m in data
+    )
+
+
+def leaves_from_json(data: Iterable[Mapping[str, Any]]) -> tuple[LeafInfo, ...]:
+    """Leaves, from the manifest's form."""
+    return tuple(LeafInfo(e["path"], tuple(e["shape"]), e["dtype"]) for e in data)
 
 
 def _kernel(data: Mapping[str, Any]) -> KernelInfo:
@@ -213,10 +238,5 @@ def _kernel(data: Mapping[str, Any]) -> KernelInfo:
         stablehlo=data["stablehlo"],
         probes=data["probes"],
         cases=tuple(ProbeCase(dict(c["hypers"]), c["size"]) for c in data["cases"]),
-        modules=tuple(
-            ModuleInfo(
-                m["target"], m["backend"], m["file"], m["in_place"], m["copies"], m["arch"], tuple(m["features"])
-            )
-            for m in data["modules"]
-        ),
+        modules=modules_from_json(data["modules"]),
     )

@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
 from optgen.errors import BundleError, BundleNotFoundError
@@ -103,3 +103,29 @@ def read_files(path: str | os.PathLike[str]) -> dict[str, bytes]:
     if MANIFEST not in files:
         raise BundleError(f"{source} is not a bundle: it has no {MANIFEST}")
     return files
+
+
+def verify(
+    path: str | os.PathLike[str], files: Mapping[str, bytes], hashes: Mapping[str, str], named: Iterable[str]
+) -> dict[str, bytes]:
+    """The files that a manifest lists, each of them what its hash says.
+
+    Args:
+        path: of the bundle, for errors.
+        files: what was read from it.
+        hashes: SHA-256 by name, from the manifest.
+        named: the files that the manifest refers to.
+
+    Raises:
+        BundleError: if one is missing, has changed, or has no hash.
+    """
+    for name, expected in hashes.items():
+        if name not in files:
+            raise BundleError(f"{path} is damaged: '{name}' is missing")
+        if (actual := digest(files[name])) != expected:
+            raise BundleError(
+                f"{path} is damaged: SHA-256 of '{name}' is {actual[:16]}..., the manifest says {expected[:16]}..."
+            )
+    if unlisted := sorted(set(named) - hashes.keys()):
+        raise BundleError(f"{path} is damaged: its manifest has no hash for '{unlisted[0]}'")
+    return {name: files[name] for name in hashes}

@@ -8,10 +8,10 @@ from typing import Any
 from optgen.artifact import LeafInfo
 from optgen.compiler.build import Progress, build_bundle
 from optgen.dsl.rule import Rule
-from optgen.dsl.variant import Dtypes, Variant
+from optgen.dsl.variant import Variant
 from optgen.errors import HyperparameterError, LeafError
 from optgen.rules import get_rule
-from optgen.runtime.load import split_settings
+from optgen.runtime.loading import split_settings
 from optgen.runtime.memory import as_leaf
 from optgen.runtime.optimizer import Optimizer
 from optgen.runtime.tree import leaves_of
@@ -28,6 +28,7 @@ def compile(
     dtypes: Iterable[Any] | None = None,
     grad_dtype: Any = None,
     state_dtype: Any = None,
+    compute_dtype: Any = None,
     bake: Mapping[str, float] | Iterable[str] = (),
     per_element: Iterable[str] = (),
     fixed_layout: bool = False,
@@ -46,6 +47,8 @@ def compile(
         dtypes: dtypes of params to compile for, instead of those in ``like``; f32 if neither is given.
         grad_dtype: of the grads; by default that of each param.
         state_dtype: of the state; by default f32, and f64 for f64 params.
+        compute_dtype: of the arithmetic; by default f64 for f32 and f64 params, so that results are rounded once, and
+            f32 for 16-bit params. f32 is faster where memory is not what the update waits for.
         bake: hyperparameters to fold into the kernel: names (with the value from ``settings`` or the rule's
             default), or a mapping to values.
         per_element: hyperparameters that are to be tensors of each leaf's shape.
@@ -89,7 +92,7 @@ def compile(
     params = list(dtypes) if dtypes is not None else [leaf.dtype for leaf in layout or ()] or ["f32"]
     bundle = build_bundle(
         variant,
-        [Dtypes.of(param, grad_dtype, state_dtype) for param in params],
+        [variant.dtypes(param, grad_dtype, state_dtype, compute_dtype) for param in params],
         targets,
         layout=layout,
         fixed_layout=fixed_layout,

@@ -104,11 +104,12 @@ def _build_kernel(
 ) -> KernelInfo:
     spec = kernel.spec
     name = spec.dtypes.name + ("" if kernel.shape is None else "-" + "x".join(map(str, kernel.shape or (1,))))
-    used = tuple(dict.fromkeys((*(o.dtype for o in spec.operands), spec.dtypes.compute)))
+    used = tuple(dict.fromkeys(o.dtype for o in spec.operands))
+    reduces = kernel.plan is not None and bool(kernel.plan.reductions)
     modules = []
     for target in targets:
         try:
-            target.check_dtypes(used)
+            target.check(used, reduces=reduces, elementwise=kernel.in_place)
         except UnsupportedTargetError:
             if skip_unsupported:
                 continue

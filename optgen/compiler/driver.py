@@ -108,15 +108,55 @@ def _key(mlir: str, flags: Sequence[str]) -> str:
 
 def _run(mlir: str, flags: Sequence[str]) -> bytes:
     with tempfile.TemporaryDirectory(prefix="optgen-") as folder:
-        # The module is named on the command line by a constant, so that no path of this machine reaches its bytes.
-        source, output = Path(folder, "module.mlir"), Path(folder, "module.out")
-        source.write_text(mlir)
-        result = subprocess.run(
-            [iree_compile(), source.name, *flags, "-o", output.name], cwd=folder, capture_output=True, text=True
-        )
-        if result.returncode == 0 and output.exists():
-            return output.read_bytes()
+        return _run_in(Path(folder), mlir, flags)
+
+
+def _run_in(folder: Path, mlir: str, flags: Sequence[str]) -> bytes:
+    # The module is named on the command line by a constant, so that no path of this machine reaches its bytes.
+    source, output = folder / "module.mlir", folder / "module.out"
+    source.write_text(mlir)
+    result = subprocess.run(
+        [iree_compile(), source.name, *flags, "-o", output.name], cwd=folder, capture_output=True, text=True
+    )
+    if result.returncode == 0 and output.exists():
+        return output.read_bytes()
     raise CompileError(_explain(mlir, flags, result))
+
+
+def dump_assembly(mlir: str, flags: Sequence[str]) -> str:
+    """The text nearest to the machine that the compiler makes of ``mlir``.
+
+    Args:
+        mlir: the module's text.
+        flags: for iree-compile, ``-o`` excepted.
+
+    Returns:
+        For CPUs the assembly of the kernels alone, for CUDA the PTX, for Vulkan SPIR-V as MLIR; where there are
+        several kernels, one after the other.
+
+    Raises:
+        CompileError: as :func:`compile_mlir`, or where the compiler left no such text.
+        CompilerNotFoundError: if iree-compile is not installed.
+    """
+    with tempfile.TemporaryDirectory(prefix="optgen-") as name:
+        folder = Path(name)
+        dumps = ["--iree-hal-dump-executable-intermediates-to=dump", "--iree-hal-dump-executable-binaries-to=dump"]
+        _run_in(folder, mlir, [*flags, *dumps])
+        for pattern in ("*.s", "*.ptx", "*.spirv.mlir"):
+            if found := sorted((folder / "dump").glob(pattern)):
+                return "\n".join(_kernels_alone(file.read_text()) for file in found)
+    raise CompileError("iree-compile wrote no assembly for this target")
+
+
+def _kernels_alone(assembly: str) -> str:
+    """Assembly without notes for debuggers, and without the C library that IREE links below each CPU kernel."""
+    lines = []
+    for line in assembly.splitlines():
+        if line.lstrip().startswith(".section\t.text.iree_hal_executable_library_query"):
+            break
+        if not line.lstrip().startswith((".loc\t", ".cfi_", ".file\t", ".Ltmp", ".Lfunc_begin")):
+            lines.append(line)
+    return "\n".join(lines) + "\n"
 
 
 def _explain(mlir: str, flags: Sequence[str], result: subprocess.CompletedProcess[str]) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 from optgen.artifact import Bundle, write_bundle
 from optgen.compiler.build import build_bundle
 from optgen.dsl.derivative import vjp_rule
-from optgen.dsl.variant import Dtypes, Variant
+from optgen.dsl.variant import Variant
 from optgen.rules import get_rule
 from optgen.targets import PREBUILT_TARGETS, get_target
 
@@ -32,7 +32,7 @@ class Recipe:
         """Compiles it."""
         return build_bundle(
             self.variant,
-            [Dtypes.of(name) for name in self.dtypes],
+            [self.variant.dtypes(name) for name in self.dtypes],
             [get_target(name) for name in self.targets],
             skip_unsupported=True,
             use_cache=use_cache,

@@ -50,6 +50,7 @@ class Rule:
         flags: structural parameters and their defaults.
         optional: names in ``hypers`` that may be absent.
         source: the paper or library that defines it.
+        exact: whether f32 params are computed in f64 by default.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Rule:
     flags: Mapping[str, bool]
     optional: frozenset[str]
     source: str
+    exact: bool = True
 
     @property
     def doc(self) -> str:
@@ -94,6 +96,7 @@ def rule(
     convention: str = "torch",
     name: str | None = None,
     source: str = "",
+    exact: bool = True,
 ) -> Callable[[RuleFunction], Rule]:
     """Makes a :class:`Rule` from a function of mathematics.
 
@@ -107,6 +110,8 @@ def rule(
         convention: whose arithmetic this is where libraries differ.
         name: the rule's name; the function's by default.
         source: paper or library, for the docs and the manifest.
+        exact: whether f32 params are computed in f64 by default; False for rules whose published numbers have the
+            rounding of f32 arithmetic in them.
 
     Returns:
         A decorator that returns the rule.
@@ -141,9 +146,7 @@ def rule(
                 default = None if parameter.default is parameter.empty else parameter.default
                 if parameter.default is None:
                     optional.add(parameter.name)
-                kind: Kind = (
-                    "step" if parameter.name == "step" else "decay" if parameter.name in decays else "scalar"
-                )
+                kind: Kind = "step" if parameter.name == "step" else "decay" if parameter.name in decays else "scalar"
                 if default is not None and not isinstance(default, int | float):
                     raise RuleError(
                         f"'{parameter.name}' of rule '{label}' must have a number, a bool or None as its default "
@@ -186,6 +189,7 @@ def rule(
             flags=flags,
             optional=frozenset(optional),
             source=source,
+            exact=exact,
         )
 
     return decorate

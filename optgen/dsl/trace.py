@@ -26,7 +26,7 @@ def import_jax() -> Any:
         import jax
     except ImportError as error:
         raise CompilerNotFoundError(
-            "tracing a rule needs JAX: pip install 'optgen[compile]' (the prebuilt bundles need neither: optgen.prebuilt)"
+            "tracing a rule needs JAX: pip install 'optgen[compile]' (prebuilt bundles do not: optgen.prebuilt)"
         ) from error
     return jax
 

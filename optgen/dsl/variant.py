@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from optgen.dsl.rule import Rule
-from optgen.dtypes import dtype_name
+from optgen.dtypes import SIZES, dtype_name
 from optgen.errors import HyperparameterError
 from optgen.hyper import PARTS, Hyper, Scalar
 
@@ -126,10 +126,21 @@ class Variant:
         """This variant for given dtypes."""
         return KernelSpec(self, dtypes)
 
+    def dtypes(self, param: Any, grad: Any = None, state: Any = None, compute: Any = None) -> Dtypes:
+        """:meth:`Dtypes.of`, with the arithmetic that the rule asks for."""
+        exact = Dtypes.of(param, grad, state, compute)
+        if compute is None and not self.rule.exact and "f64" not in (exact.param, exact.grad, exact.state):
+            return Dtypes.of(param, grad, state, "f32")
+        return exact
+
 
 @dataclass(frozen=True)
 class Dtypes:
-    """The element types of one kernel. 16-bit params keep f32 state and are computed in f32."""
+    """The element types of one kernel.
+
+    16-bit params keep f32 state and are computed in f32. f32 params are computed in f64, so that each result is the
+    exact one rounded once; memory, not arithmetic, is what an update waits for.
+    """
 
     param: str
     grad: str
@@ -137,23 +148,34 @@ class Dtypes:
     compute: str
 
     @classmethod
-    def of(cls, param: Any, grad: Any = None, state: Any = None) -> Dtypes:
-        """The dtypes for params of type ``param``; grads are like params, state is f32 or, for f64 params, f64."""
+    def of(cls, param: Any, grad: Any = None, state: Any = None, compute: Any = None) -> Dtypes:
+        """The dtypes for params of type ``param``.
+
+        Args:
+            param: of the params.
+            grad: of the grads; by default like the params.
+            state: of the state; by default f32 or, where param or grad is f64, f64.
+            compute: of the arithmetic; by default f64, and f32 where param and grad are of 16 bits.
+        """
         p = dtype_name(param)
         g = p if grad is None else dtype_name(grad)
-        wide = "f64" if "f64" in (p, g) else "f32"
-        s = wide if state is None else dtype_name(state)
-        return cls(p, g, s, "f64" if "f64" in (p, g, s) else "f32")
+        s = ("f64" if "f64" in (p, g) else "f32") if state is None else dtype_name(state)
+        usual = "f32" if {p, g} <= {"f16", "bf16"} and s != "f64" else "f64"
+        c = usual if compute is None else dtype_name(compute)
+        if SIZES[c] < max(4, *(SIZES[x] for x in (p, g, s))):
+            raise HyperparameterError(f"'compute' must be at least as wide as param, grad and state, and f32 (got {c})")
+        return cls(p, g, s, c)
 
     @property
     def name(self) -> str:
-        """``f32``; where grad or state differ from the default, ``bf16-gf32`` or ``f32-sbf16``."""
-        usual = Dtypes.of(self.param)
+        """``f32``; where others differ from their defaults, ``bf16-gf32``, ``f32-sbf16``, ``f32-cf32``."""
         text = self.param
         if self.grad != self.param:
             text += f"-g{self.grad}"
-        if self.state != usual.state and self.state != Dtypes.of(self.param, self.grad).state:
+        if self.state != Dtypes.of(self.param, self.grad).state:
             text += f"-s{self.state}"
+        if self.compute != Dtypes.of(self.param, self.grad, self.state).compute:
+            text += f"-c{self.compute}"
         return text
 
 
@@ -172,7 +194,7 @@ class KernelSpec:
             Operand(v.rule.param, d.param, "param"),
             *(Operand(name, d.grad, "input") for name in v.rule.inputs),
             *(Operand(name, d.state, "state") for name in v.state),
-            *(Operand(name, d.compute, "input") for name in v.per_element),
+            *(Operand(name, d.state, "input") for name in v.per_element),
         )
 
     @property

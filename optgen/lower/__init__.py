@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from optgen.dsl.trace import trace
 from optgen.dsl.variant import KernelSpec
-from optgen.errors import LoweringError
+from optgen.errors import LoweringError, OptgenError
 from optgen.lower.emit import Style as Style
 from optgen.lower.emit import emit_in_place, emit_out_of_place
 from optgen.lower.emit import render as render
@@ -72,7 +73,7 @@ def lower(spec: KernelSpec, shapes: Sequence[tuple[int, ...]] | None = None) -> 
         graph = graph_of(first, PLACEHOLDERS[0], (second, PLACEHOLDERS[1]))
     except (CrossElementError, TypeError, ValueError) as error:
         # A rule for matrices alone does not even trace on a vector: JAX says so with a TypeError or ValueError.
-        if isinstance(error, LoweringError) and not isinstance(error, CrossElementError):
+        if isinstance(error, OptgenError) and not isinstance(error, CrossElementError):
             raise
         reason = str(error).splitlines()[0]
         if shapes is None:
@@ -80,6 +81,8 @@ def lower(spec: KernelSpec, shapes: Sequence[tuple[int, ...]] | None = None) -> 
                 f"rule '{spec.variant.rule.name}' cannot run in place on leaves of any shape: {reason}. "
                 "Give the leaves' shapes (like=params), to compile it out of place for those"
             ) from error
+        # Exact arithmetic is a promise of elementwise kernels; a matmul in f64 would not even compile for Vulkan.
+        spec = spec.variant.kernel(dataclasses.replace(spec.dtypes, compute=spec.dtypes.state))
         kernels = []
         for shape in dict.fromkeys(tuple(s) for s in shapes):
             kernels.append(Kernel(spec, trace(spec, shape), False, reason, shape))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import dataclasses
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -12,7 +13,9 @@ from optgen.dsl.variant import KernelSpec
 from optgen.dtypes import SIZES
 from optgen.errors import LoweringError
 from optgen.lower.graph import Graph, Node, Value
+from optgen.lower.halves import convert_half
 from optgen.lower.ops import OPS, REDUCTIONS, constant
+from optgen.lower.pairs import OPAQUE_ZERO, write_pair_nodes
 from optgen.lower.plan import Pass, Plan
 
 
@@ -23,10 +26,14 @@ class Style:
     Attributes:
         accumulator: element type of inexact reductions; f64 where the device has it, since f32 sums of 16M
             elements are off by 3e-2.
+        pairs: whether f64 inside kernels is made of pairs of f32, because the device lacks it.
+        halves: whether f16 in memory is handled as bits, because the device lacks it.
         vector: elements that the CPU's loop handles at once, or None for the compiler's choice.
     """
 
     accumulator: str = "f64"
+    pairs: bool = False
+    halves: bool = False
     vector: int | None = None
 
 
@@ -49,13 +56,16 @@ def render(template: str, **context: Any) -> str:
     return text
 
 
-def write_nodes(nodes: Iterable[Node], name: Callable[[Value], str], size: str | None = None) -> list[str]:
+def write_nodes(
+    nodes: Iterable[Node], name: Callable[[Value], str], size: str | None = None, *, halves: bool = False
+) -> list[str]:
     """The MLIR of ``nodes``, each value under ``name(value)``.
 
     Args:
         nodes: in order.
         name: gives the SSA name of a value.
         size: SSA name of the number of elements, an index; needed where the nodes use it.
+        halves: whether values of type f16 are bits.
 
     Raises:
         LoweringError: for an operation on a type that it does not exist for.
@@ -69,6 +79,8 @@ def write_nodes(nodes: Iterable[Node], name: Callable[[Value], str], size: str |
         elif node.op == "size":
             lines.append(f"{result}_i = arith.index_cast {size} : index to i64")
             lines.append(f"{result} = arith.sitofp {result}_i : i64 to {node.result.dtype}")
+        elif halves and "f16" in (node.result.dtype, node.operands[0].dtype):
+            lines += convert_half(node.op, result, operands[0], node.operands[0].dtype, node.result.dtype)
         else:
             dtype = node.operands[0].dtype
             extra = str(node.attribute) if node.op == "compare" else node.result.dtype
@@ -85,110 +97,145 @@ def emit_in_place(spec: KernelSpec, graph: Graph, plan: Plan, style: Style) -> s
     Its one entry point, ``apply``, takes a list of buffer views for each operand and then the scalars, and returns the
     number of leaves.
     """
-    operands = spec.operands
-    tensors = dict(zip(graph.inputs[: len(operands)], operands, strict=True))
-    names = {value: f"%{o.name}_t" for value, o in tensors.items()}
-    scalars = dict(zip(graph.inputs[len(operands) :], spec.scalars, strict=True))
-
-    def host(value: Value) -> str:
-        return f"%{scalars[value].name}" if value in scalars else f"%s{value.index}"
-
-    def accumulator(node: Node) -> str:
-        return node.result.dtype if REDUCTIONS[node.op].exact else style.accumulator
-
-    reductions = []
-    reduced: dict[Value, tuple[str, str]] = {}  # value -> (SSA name of its rank-0 tensor, element type)
-    for index, each in enumerate(plan.reductions):
-        reductions.append(_reduction_context(index, each.work, each.nodes, names, tensors, reduced, host, accumulator))
-        for position, node in enumerate(each.nodes):
-            result = f"%red{index}" if len(each.nodes) == 1 else f"%red{index}#{position}"
-            reduced[node.result] = (result, accumulator(node))
-    update = plan.update
-    results = [_index(operands, o.name) for o in spec.results]
-    reads = [i for i, value in enumerate(graph.inputs[: len(operands)]) if value in update.leaves]
-    inside = {v: f"%e_{tensors[v].name}" for v in tensors}
-
-    def body(value: Value) -> str:
-        if value in tensors:
-            return inside[value]
-        return f"%k{value.index}" if value in update.captures else f"%v{value.index}"
-
-    extracted = []
-    for value in update.reductions:
-        source, dtype = reduced[value]
-        extracted.append(_Extracted(source, dtype, f"%v{value.index}", value.dtype, f"d{value.index}"))
-    return render(
-        "tied_list.mlir.j2",
-        name=module_name(spec),
-        operands=operands,
-        results=results,
-        reads=[i for i in reads if i not in results],
-        scalars=spec.scalars,
-        compute=spec.dtypes.compute,
-        prologue=write_nodes(plan.prologue, host),
-        coefficients=[(host(v), f"%c{v.index}", v.dtype) for v in plan.coefficients],
-        captures=[(f"%c{v.index}", f"%k{v.index}", v.dtype) for v in update.captures],
-        reductions=reductions,
-        extracted=extracted,
-        entry=write_nodes(update.entry, body, "%count"),
-        body=write_nodes(update.body, body),
-        outputs=[body(v) for v in update.results],
-        vector=style.vector,
-    )
+    return _InPlace(spec, graph, plan, style).render()
 
 
-@dataclass(frozen=True)
-class _Extracted:
-    """A reduction's result on its way into the update kernel."""
+class _InPlace:
+    """Names and types of everything in one in-place module."""
 
-    source: str
-    accumulator: str
-    value: str
-    dtype: str
-    argument: str
-
-
-def _reduction_context(
-    index: int,
-    work: Pass,
-    nodes: tuple[Node, ...],
-    names: Mapping[Value, str],
-    tensors: Mapping[Value, Any],
-    reduced: Mapping[Value, tuple[str, str]],
-    host: Callable[[Value], str],
-    accumulator: Callable[[Node], str],
-) -> dict[str, Any]:
-    def inner(value: Value) -> str:
-        if value in tensors:
-            return f"%e_{tensors[value].name}"
-        return f"%c{value.index}" if value in work.captures else f"%v{value.index}"
-
-    before: list[str] = []
-    for value in work.reductions:
-        dtype = reduced[value][1]
-        before += (
-            OPS["convert"].write(inner(value), [f"%d{value.index}"], dtype, value.dtype)
-            if dtype != value.dtype
-            else [f"{inner(value)} = arith.select %always, %d{value.index}, %d{value.index} : {dtype}"]
+    def __init__(self, spec: KernelSpec, graph: Graph, plan: Plan, style: Style) -> None:
+        self.spec, self.plan, self.style = spec, plan, style
+        self.pairs = style.pairs and spec.dtypes.compute == "f64"
+        # What is in memory, as the kernel sees it.
+        self.operands = operands = tuple(
+            dataclasses.replace(o, dtype="i16") if style.halves and o.dtype == "f16" else o for o in spec.operands
         )
-    lines = before + write_nodes(work.entry, inner, "%n") + write_nodes(work.body, inner)
-    results, outputs = [], []
-    for position, (node, value) in enumerate(zip(nodes, work.results, strict=True)):
-        reduction, dtype = REDUCTIONS[node.op], accumulator(node)
-        source = inner(value)
-        if dtype != value.dtype:
-            lines += OPS["convert"].write(f"%w{position}", [source], value.dtype, dtype)
-            source = f"%w{position}"
-        lines.append(f"%o{position} = {reduction.combine} {source}, %a{position} : {dtype}")
-        results.append((constant(f"%neutral{index}_{position}", reduction.neutral, dtype), dtype))
-        outputs.append(f"%o{position}")
-    return {
-        "leaves": [(names[v], f"%e_{tensors[v].name}", tensors[v].dtype) for v in work.leaves],
-        "earlier": [(reduced[v][0], f"%d{v.index}", reduced[v][1]) for v in work.reductions],
-        "results": results,
-        "lines": lines,
-        "outputs": outputs,
-    }
+        self.tensors = dict(zip(graph.inputs[: len(operands)], operands, strict=True))
+        self.scalars = dict(zip(graph.inputs[len(operands) :], spec.scalars, strict=True))
+        self.reduced: dict[Value, tuple[str, str]] = {}  # value -> its rank-0 tensor and that one's element type
+
+    def render(self) -> str:
+        """The module's text."""
+        spec, update, operands = self.spec, self.plan.update, self.operands
+        reductions = []
+        for index, each in enumerate(self.plan.reductions):
+            reductions.append(self.reduction(index, each.work, each.nodes))
+            for position, node in enumerate(each.nodes):
+                result = f"%red{index}" if len(each.nodes) == 1 else f"%red{index}#{position}"
+                self.reduced[node.result] = (result, self.accumulator(node))
+        results = [_index(operands, o.name) for o in spec.results]
+        name = self.namer(update, "%k")
+        entry = []
+        for value in update.reductions:
+            entry += self.widen(f"%r{value.index}", self.reduced[value][1], name(value), value.dtype)
+        return render(
+            "tied_list.mlir.j2",
+            name=module_name(spec),
+            operands=operands,
+            results=results,
+            reads=[
+                i
+                for v, i in zip(self.tensors, range(len(operands)), strict=True)
+                if v in update.leaves and i not in results
+            ],
+            scalars=spec.scalars,
+            compute=spec.dtypes.compute,
+            prologue=write_nodes(self.plan.prologue, self.host),
+            pairs=[(self.host(v), v.dtype) for v in self.plan.coefficients if self.is_pair(v)] if self.pairs else [],
+            opaque=self.pairs,
+            coefficients=self.parts(self.plan.coefficients, self.host, "%c"),
+            captures=self.parts(update.captures, lambda v: f"%c{v.index}", "%k"),
+            reductions=reductions,
+            extracted=[(*self.reduced[v], f"%r{v.index}") for v in update.reductions],
+            entry=entry + self.write(update.entry, name, "%count", "%q"),
+            body=self.write(update.body, name, "%count", "%p"),
+            outputs=[name(v) for v in update.results],
+            vector=self.style.vector,
+        )
+
+    def host(self, value: Value) -> str:
+        """The name of a scalar in the prologue."""
+        return f"%{self.scalars[value].name}" if value in self.scalars else f"%s{value.index}"
+
+    def is_pair(self, value: Value) -> bool:
+        """Whether kernels see ``value`` as a pair of f32."""
+        return self.pairs and value.dtype == "f64"
+
+    def parts(self, values: Iterable[Value], outer: Callable[[Value], str], inner: str) -> list[tuple[str, str, str]]:
+        """Scalars that are handed on: name outside, name inside, type."""
+        handed = []
+        for value in values:
+            ends = [("_h", "f32"), ("_l", "f32")] if self.is_pair(value) else [("", value.dtype)]
+            handed += [(f"{outer(value)}{end}", f"{inner}{value.index}{end}", dtype) for end, dtype in ends]
+        if self.pairs:
+            handed.append((OPAQUE_ZERO, OPAQUE_ZERO, "i32"))
+        return handed
+
+    def namer(self, work: Pass, capture: str) -> Callable[[Value], str]:
+        """Names inside a pass."""
+
+        def name(value: Value) -> str:
+            if value in self.tensors:
+                return f"%e_{self.tensors[value].name}"
+            return f"{capture if value in work.captures else '%v'}{value.index}"
+
+        return name
+
+    def write(self, nodes: Iterable[Node], name: Callable[[Value], str], size: str, prefix: str) -> list[str]:
+        """Nodes inside a kernel."""
+        if not self.pairs:
+            return write_nodes(nodes, name, size, halves=self.style.halves)
+        nodes = list(nodes)
+        if any(n.op == "size" for n in nodes):
+            lines = []
+            for node in nodes:
+                if node.op == "size":
+                    single = Node("size", Value(node.result.index, "scalar", "f32"), ())
+                    lines += write_nodes([single], lambda v: f"%size{v.index}", size)
+                    lines += self.widen(f"%size{node.result.index}", "f32", name(node.result), "f64")
+            return lines + self.write([n for n in nodes if n.op != "size"], name, size, prefix)
+        return write_pair_nodes(nodes, name, prefix, halves=self.style.halves)
+
+    def accumulator(self, node: Node) -> str:
+        """The element type that a reduction is accumulated in."""
+        if REDUCTIONS[node.op].exact:
+            return "f32" if self.is_pair(node.result) else node.result.dtype
+        return self.style.accumulator
+
+    def widen(self, source: str, have: str, result: str, want: str) -> list[str]:
+        """A number of type ``have`` as the graph's value ``result`` of type ``want``."""
+        if want == "f64" and self.pairs:
+            zero = constant(f"{result}_l", 0.0, "f32")
+            keep = constant(f"{result}_z", -0.0, "f32")
+            return [zero, keep, f"{result}_h = arith.addf {source}, {result}_z : f32"]
+        if have == want:
+            return [constant(f"{result}_z", -0.0, have), f"{result} = arith.addf {source}, {result}_z : {have}"]
+        return OPS["convert"].write(result, [source], have, want)
+
+    def reduction(self, index: int, work: Pass, nodes: tuple[Node, ...]) -> dict[str, Any]:
+        """What the template needs to know of one reduction pass."""
+        name = self.namer(work, "%c")
+        lines: list[str] = []
+        for value in work.reductions:
+            lines += self.widen(f"%d{value.index}", self.reduced[value][1], name(value), value.dtype)
+        lines += self.write(work.entry, name, "%n", "%q") + self.write(work.body, name, "%n", "%p")
+        results, outputs = [], []
+        for position, (node, value) in enumerate(zip(nodes, work.results, strict=True)):
+            reduction, dtype = REDUCTIONS[node.op], self.accumulator(node)
+            source, have = (f"{name(value)}_h", "f32") if self.is_pair(value) else (name(value), value.dtype)
+            if dtype != have:
+                lines += OPS["convert"].write(f"%w{position}", [source], have, dtype)
+                source = f"%w{position}"
+            lines.append(f"%o{position} = {reduction.combine} {source}, %a{position} : {dtype}")
+            results.append((constant(f"%neutral{index}_{position}", reduction.neutral, dtype), dtype))
+            outputs.append(f"%o{position}")
+        return {
+            "leaves": [(f"%{self.tensors[v].name}_t", name(v), self.tensors[v].dtype) for v in work.leaves],
+            "earlier": [(self.reduced[v][0], f"%d{v.index}", self.reduced[v][1]) for v in work.reductions],
+            "results": results,
+            "lines": lines,
+            "outputs": outputs,
+        }
 
 
 def emit_out_of_place(spec: KernelSpec, stablehlo: str, shape: tuple[int, ...]) -> str:
@@ -207,6 +254,8 @@ def emit_out_of_place(spec: KernelSpec, stablehlo: str, shape: tuple[int, ...]) 
         scalars=spec.scalars,
         compute=spec.dtypes.compute,
         prologue=[],
+        pairs=[],
+        opaque=False,
         coefficients=[(f"%{s.name}", f"%{s.name}", spec.dtypes.compute) for s in spec.scalars],
         dims="".join(f"{extent}x" for extent in shape),
         functions=inner,

@@ -72,7 +72,9 @@ class Graph:
         for node in self.nodes:
             attribute = "" if node.attribute is None else f" {node.attribute}"
             operands = ", ".join(f"%{v.index}" for v in node.operands)
-            lines.append(f"%{node.result.index}: {node.result.kind} {node.result.dtype} = {node.op}{attribute} {operands}")
+            lines.append(
+                f"%{node.result.index}: {node.result.kind} {node.result.dtype} = {node.op}{attribute} {operands}"
+            )
         return "\n".join([*lines, "return " + ", ".join(f"%{v.index}" for v in self.outputs)])
 
 
@@ -141,9 +143,7 @@ class _Reader:
         with ir.Context():
             module = ir.Module.parse(text)
             self.ir = ir
-            self.functions = {
-                ir.StringAttr(f.attributes["sym_name"]).value: f for f in module.body.operations
-            }
+            self.functions = {ir.StringAttr(f.attributes["sym_name"]).value: f for f in module.body.operations}
             block = self.functions["main"].regions[0].blocks[0]
             inputs = tuple(self.fresh(self.kind_of(a.type), self.dtype_of(a.type)) for a in block.arguments)
             outputs = self.walk(block, inputs)

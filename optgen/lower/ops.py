@@ -62,8 +62,8 @@ def constant(result: str, value: float, dtype: str) -> str:
     if dtype == "bf16":
         bits = int(np.float32(value).view(np.uint32)) >> 16
     else:
-        kind = {"f16": np.float16, "f32": np.float32, "f64": np.float64}[dtype]
-        bits = int(kind(value).view(f"uint{_BITS[dtype]}"))
+        number = np.array(value, {"f16": np.float16, "f32": np.float32, "f64": np.float64}[dtype])
+        bits = int(number.view(f"uint{_BITS[dtype]}"))
     return f"{result} = arith.constant 0x{bits:0{_BITS[dtype] // 4}X} : {dtype}"
 
 

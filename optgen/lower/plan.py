@@ -63,7 +63,9 @@ class Plan:
     def __str__(self) -> str:
         return (
             f"prologue {len(self.prologue)} ops; "
-            + "".join(f"reduction pass over {len(r.work.leaves)} leaves, {len(r.work.body)} ops; " for r in self.reductions)
+            + "".join(
+                f"reduction pass over {len(r.work.leaves)} leaves, {len(r.work.body)} ops; " for r in self.reductions
+            )
             + f"update pass over {len(self.update.leaves)} leaves, {len(self.update.body)} ops"
         )
 
@@ -110,7 +112,8 @@ def plan_of(graph: Graph) -> Plan:
         if node.op in REDUCTIONS:
             groups.setdefault(level[node.result], []).append(node)
     reductions = tuple(
-        ReductionPass(make_pass(tuple(n.operands[0] for n in nodes)), tuple(nodes)) for _, nodes in sorted(groups.items())
+        ReductionPass(make_pass(tuple(n.operands[0] for n in nodes)), tuple(nodes))
+        for _, nodes in sorted(groups.items())
     )
     update = make_pass(graph.outputs)
     wanted = {v for each in (*(r.work for r in reductions), update) for v in each.captures}

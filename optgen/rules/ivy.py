@@ -1,4 +1,7 @@
-"""The rules of the functional API, in the arithmetic of its published examples (ivy 1.0)."""
+"""The rules of the functional API, in the arithmetic of its published examples (ivy 1.0).
+
+The last printed digits of those examples are those of f32 arithmetic, so these rules are computed in f32.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from optgen.dsl import rule, sqrt
 _SOURCE = "ivy 1.0, ivy.functional.ivy.gradients; Kingma and Ba (2015), section 2, with epsilon-hat"
 
 
-@rule(signed=("lr",), convention="ivy", source=_SOURCE)
+@rule(signed=("lr",), convention="ivy", source=_SOURCE, exact=False)
 def gradient_descent(w: Any, g: Any, *, lr: Any) -> Any:
     r"""Plain gradient descent: :math:`w' = w - \eta g`."""
     return w - lr * g
@@ -17,7 +20,7 @@ def gradient_descent(w: Any, g: Any, *, lr: Any) -> Any:
 
 @rule(
     name="adam", state=("m", "v"), decays=("beta1", "beta2"), signed=("lr",), closed=("beta1", "beta2", "step"),
-    convention="ivy", source=_SOURCE,
+    convention="ivy", source=_SOURCE, exact=False,
 )  # fmt: skip
 def adam_ivy(
     w: Any, g: Any, m: Any, v: Any, *, lr: Any, step: Any, beta1: Any = 0.9, beta2: Any = 0.999, eps: Any = 1e-7
@@ -34,7 +37,8 @@ def adam_ivy(
 
 
 @rule(
-    state=("m", "v"), decays=("beta1", "beta2"), closed=("beta1", "beta2", "step"), convention="ivy", source=_SOURCE
+    state=("m", "v"), decays=("beta1", "beta2"), closed=("beta1", "beta2", "step"),
+    convention="ivy", source=_SOURCE, exact=False,
 )  # fmt: skip
 def adam_step(
     delta: Any, g: Any, m: Any, v: Any, *, step: Any, beta1: Any = 0.9, beta2: Any = 0.999, eps: Any = 1e-7

@@ -9,7 +9,7 @@ from optgen.dsl import rule
 
 @rule(
     state={"m": "momentum"},
-    source="Sutskever et al., On the importance of initialization and momentum in deep learning (2013); torch.optim.SGD",
+    source="Sutskever et al., On the importance of initialization and momentum (2013); torch.optim.SGD",
 )
 def sgd(
     w: Any, g: Any, m: Any = None, *, lr: Any, weight_decay: Any = 0.0, momentum: Any = None, nesterov: bool = False

@@ -3,6 +3,6 @@
 from optgen.runtime.device import Device as Device
 from optgen.runtime.device import get_device as get_device
 from optgen.runtime.device import list_devices as list_devices
-from optgen.runtime.load import load as load
-from optgen.runtime.load import prebuilt as prebuilt
+from optgen.runtime.loading import load as load
+from optgen.runtime.loading import prebuilt as prebuilt
 from optgen.runtime.optimizer import Optimizer as Optimizer

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from optgen.dtypes import SIZES, storage_dtype
+from optgen.artifact import KernelInfo
+from optgen.dtypes import SIZES
 from optgen.errors import DeviceError
 
 #: The kind of module that a driver runs.
 BACKENDS = {"local-sync": "cpu", "local-task": "cpu", "vulkan": "vulkan", "cuda": "cuda", "hip": "rocm"}
+
+#: Elements in one call from which the worker threads of local-task repay their start.
+THREADS_FROM = 65_536
 
 # What Vulkan asks of host memory that it maps; no device asks for more than a page.
 _PAGE = 4096
@@ -56,7 +61,11 @@ class Device:
         types = rt.HalElementType
         self._elements = {
             "f16": types.FLOAT_16, "bf16": types.BFLOAT_16, "f32": types.FLOAT_32, "f64": types.FLOAT_64,
+            "i1": types.BOOL_8, "i8": types.SINT_8, "i16": types.SINT_16, "i32": types.SINT_32, "i64": types.SINT_64,
+            "ui8": types.UINT_8, "ui16": types.UINT_16, "ui32": types.UINT_32, "ui64": types.UINT_64,
         }  # fmt: skip
+        if self.backend == "vulkan":
+            self._elements["f16"] = types.INT_16  # modules for Vulkan see f16 as bits (lower/halves.py)
         memory, usage = rt.MemoryType, rt.BufferUsage
         self._host_memory = int(memory.HOST_LOCAL | memory.DEVICE_VISIBLE)
         self._device_memory = int(memory.DEVICE_LOCAL)
@@ -64,16 +73,37 @@ class Device:
         self._mapped_usage = int(usage.DEFAULT) | int(usage.MAPPING)
         self._staging_usage = int(usage.TRANSFER) | int(usage.MAPPING)
 
-    def bind(self, array: np.ndarray, dtype: str) -> Binding:
-        """``array``, writable and C-contiguous, as a one-dimensional operand: its own memory where the device can
-        use that, else a copy on the device.
+    def bind_leaf(self, kernel: KernelInfo, arrays: Sequence[np.ndarray]) -> list[Binding]:
+        """The arrays of one leaf, one for each operand of ``kernel``, as :meth:`bind` does it."""
+        # Vulkan devices without 16-bit storage see two elements as one word: the last one needs a neighbour.
+        pad = self.backend == "vulkan" and kernel.shape is None and any(SIZES[o.dtype] == 2 for o in kernel.operands)
+        padding = arrays[0].size % 2 if pad else 0
+        return [
+            self.bind(array, operand.dtype, kernel.shape, padding)
+            for array, operand in zip(arrays, kernel.operands, strict=True)
+        ]
+
+    def bind(self, array: np.ndarray, dtype: str, shape: Sequence[int] | None = None, padding: int = 0) -> Binding:
+        """``array``, writable and C-contiguous, as an operand: its own memory where the device can use that, else a
+        copy on the device.
+
+        Args:
+            array: the memory.
+            dtype: its element type.
+            shape: of the operand; one-dimensional by default.
+            padding: zeros that follow the elements of a one-dimensional operand.
         """
+        shape = [array.size + padding] if shape is None else list(shape)
+        if padding:
+            padded = np.zeros(array.size + padding, array.dtype)
+            padded[: array.size] = array.reshape(-1)
+            array = padded
         if self._can_import(array):
             try:
                 buffer = self.hal.allocator.import_host_allocation(
                     array.reshape(-1).view(np.uint8), self._host_memory, self._mapped_usage
                 )
-                return Binding(self._view(buffer, array.size, dtype), buffer, array, False)
+                return Binding(self._view(buffer, shape, dtype), buffer, array, bool(padding))
             except (RuntimeError, ValueError):
                 if self.backend == "cpu":
                     raise
@@ -83,7 +113,7 @@ class Device:
             device=self.hal,
             buffer=np.ascontiguousarray(array).reshape(-1).view(np.uint8),
         )
-        return Binding(self._view(buffer, array.size, dtype), buffer, array, True)
+        return Binding(self._view(buffer, shape, dtype), buffer, array, True)
 
     def _can_import(self, array: np.ndarray) -> bool:
         address = array.ctypes.data
@@ -91,29 +121,37 @@ class Device:
             return address % array.itemsize == 0
         return self.backend == "vulkan" and address % _PAGE == 0 and array.nbytes % _PAGE == 0
 
-    def _view(self, buffer: Any, size: int, dtype: str) -> Any:
-        return self._rt.HalBufferView(buffer, [size], self._elements[dtype])
+    def _view(self, buffer: Any, shape: Sequence[int], dtype: str) -> Any:
+        return self._rt.HalBufferView(buffer, list(shape), self._elements[dtype])
 
-    def read(self, view: Any, into: np.ndarray, dtype: str) -> None:
-        """Copies what ``view`` holds into ``into``, which has as many elements."""
-        buffer = view.get_buffer()
-        if self.backend == "cpu":
-            source = view.map().asarray((into.size,), storage_dtype(dtype))
-            into.reshape(-1).view(source.dtype)[:] = source
-            return
-        # Device memory may not be mappable: through a buffer of our own that is.
-        fence, hal = self._rt.HalFence, self.hal
-        staging = hal.allocator.allocate_buffer(self._host_memory, self._staging_usage, buffer.byte_length())
-        semaphore = hal.create_semaphore(0)
-        hal.queue_copy(
-            buffer,
-            staging,
-            wait_semaphores=fence.create_at(semaphore, 0),
-            signal_semaphores=fence.create_at(semaphore, 1),
-        )
-        fence.create_at(semaphore, 1).wait()
-        mapped = staging.map().asarray((buffer.byte_length() // SIZES[dtype],), storage_dtype(dtype))
-        into.reshape(-1).view(mapped.dtype)[:] = mapped[: into.size]
+    def read(self, view: Any, into: np.ndarray) -> None:
+        """Copies what ``view`` holds into ``into``, C-contiguous, which has as many elements of the same size."""
+        self.read_all([(view, into)])
+
+    def read_all(self, pairs: Iterable[tuple[Any, np.ndarray]]) -> None:
+        """As :meth:`read` for each view and array; waits for the device once and not for each."""
+        rt, hal = self._rt, self.hal
+        pending: list[tuple[np.ndarray, Any]] = []
+        semaphore = None if self.backend == "cpu" else hal.create_semaphore(0)
+        for view, into in pairs:
+            flat = into.reshape(-1).view(f"u{into.itemsize}")  # bits: not every element type is one of numpy's
+            if semaphore is None:
+                flat[:] = view.map().asarray(flat.shape, flat.dtype)
+                continue
+            # Device memory may not be mappable: through a buffer of our own that is.
+            buffer, count = view.get_buffer(), len(pending)
+            staging = hal.allocator.allocate_buffer(self._host_memory, self._staging_usage, buffer.byte_length())
+            hal.queue_copy(
+                buffer,
+                staging,
+                wait_semaphores=rt.HalFence.create_at(semaphore, count),
+                signal_semaphores=rt.HalFence.create_at(semaphore, count + 1),
+            )
+            pending.append((flat, staging))
+        if pending:
+            rt.HalFence.create_at(semaphore, len(pending)).wait()
+        for flat, staging in pending:
+            flat[:] = staging.map().asarray((staging.byte_length() // flat.itemsize,), flat.dtype)[: flat.size]
 
     def address(self, view: Any) -> int | None:
         """Where ``view`` lies in this process's memory; None if not on the CPU."""
@@ -151,6 +189,13 @@ def get_device(uri: str) -> Device:
         descriptions = dict(list_devices(driver))
         _devices[uri] = Device(uri, hal, descriptions.get(driver, driver))
         return _devices[uri]
+
+
+def device_for(name: str, elements: int) -> Device:
+    """The device of that name, where ``cpu`` means one thread or all of them, by the number of elements of a call."""
+    if name == "cpu":
+        name = "local-task" if elements >= THREADS_FROM and (os.cpu_count() or 1) > 1 else "local-sync"
+    return get_device(name)
 
 
 def list_devices(driver: str | None = None) -> list[tuple[str, str]]:

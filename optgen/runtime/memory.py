@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -48,30 +49,34 @@ def as_leaf(value: Any, path: str, what: str) -> Leaf:
     Raises:
         LeafError: if it is no such array, not on the CPU, or not of a floating-point type that modules know.
     """
-    kind = kind_of(value)
-    if kind == "array":
-        array = value.data
-    elif kind == "numpy":
-        array = value
-    elif kind == "torch":
-        array = _torch_memory(value, path, what)
-    elif kind == "jax":
-        array = np.asarray(value)
-    else:
-        raise LeafError(
-            f"{what}{_at(path)} must be a numpy, torch, JAX or optgen array (got {type(value).__name__})"
-        )
+    kind, array = array_of(value, path, what)
     try:
         name = dtype_name(value.dtype if kind == "torch" else array.dtype)
     except ValueError:
-        raise LeafError(
-            f"{what}{_at(path)} must have dtype f32, f64, bf16 or f16 (got {value.dtype})"
-        ) from None
+        raise LeafError(f"{what}{_at(path)} must have dtype f32, f64, bf16 or f16 (got {value.dtype})") from None
     if name == "bf16":
         array = array.view(np.uint16)
     if not array.dtype.isnative:
         raise LeafError(f"{what}{_at(path)} must have native byte order (got {array.dtype.str})")
     return Leaf(path, array, name, kind, value)
+
+
+def array_of(value: Any, path: str, what: str) -> tuple[str, np.ndarray]:
+    """The kind of an array and its memory, whatever its element type; torch's bf16 as uint16.
+
+    Raises:
+        LeafError: if it is no array, or not on the CPU.
+    """
+    kind = kind_of(value)
+    if kind == "array":
+        return kind, value.data
+    if kind == "numpy":
+        return kind, value
+    if kind == "torch":
+        return kind, _torch_memory(value, path, what)
+    if kind == "jax":
+        return kind, np.asarray(value)
+    raise LeafError(f"{what}{_at(path)} must be a numpy, torch, JAX or optgen array (got {type(value).__name__})")
 
 
 def kind_of(value: Any) -> str:
@@ -96,17 +101,13 @@ def _torch_memory(tensor: Any, path: str, what: str) -> np.ndarray:
         raise LeafError(f"{what}{_at(path)} must be on the CPU (got a tensor on {tensor.device})")
     if tensor.layout != torch.strided:
         raise LeafError(f"{what}{_at(path)} must be dense (got layout {tensor.layout})")
-    plain = tensor.detach()
-    if plain.dtype == torch.bfloat16:
-        plain = plain.view(torch.int16)
+    try:
+        plain = tensor.detach()
+        plain = plain.view(torch.int16) if plain.dtype == torch.bfloat16 else plain
         array: np.ndarray = plain.numpy()
-        return _as_bfloat16_bits(array)
-    result: np.ndarray = plain.numpy()
-    return result
-
-
-def _as_bfloat16_bits(array: np.ndarray) -> np.ndarray:
-    return array.view(np.uint16)
+    except RuntimeError as error:  # what torch.func and other transforms hand out has no memory of its own
+        raise LeafError(f"{what}{_at(path)} must be an ordinary tensor ({str(error).splitlines()[0]})") from error
+    return array.view(np.uint16) if tensor.dtype == torch.bfloat16 else array
 
 
 def to_kind(array: np.ndarray, dtype: str, kind: str) -> Any:
@@ -140,7 +141,7 @@ def _typed(array: np.ndarray, dtype: str) -> np.ndarray:
 def empty(shape: Sequence[int], dtype: str, alignment: int = ALIGNMENT) -> np.ndarray:
     """An uninitialised C-contiguous array whose memory starts at a multiple of ``alignment``."""
     kind = storage_dtype(dtype)
-    count = int(np.prod(shape, dtype=np.int64))
+    count = math.prod(shape)
     raw = np.empty(count * kind.itemsize + alignment, np.uint8)
     start = -raw.ctypes.data % alignment
     return raw[start : start + count * kind.itemsize].view(kind).reshape(tuple(shape))
@@ -166,7 +167,7 @@ def writable_alias(array: np.ndarray) -> np.ndarray:
     if array.flags.writeable:
         return array
     memory = (ctypes.c_char * array.nbytes).from_address(array.ctypes.data)
-    return np.frombuffer(memory, array.dtype).reshape(array.shape)
+    return np.ndarray(array.shape, array.dtype, memoryview(memory))
 
 
 def check_overlap(leaves: Sequence[tuple[Leaf, str, bool]]) -> None:
@@ -210,7 +211,7 @@ def _share(a: np.ndarray, b: np.ndarray) -> bool:
     if a.flags.c_contiguous and b.flags.c_contiguous:
         return True  # their spans overlap, and there are no gaps
     try:
-        return bool(np.shares_memory(a, b, max_work=100_000))
+        return bool(np.shares_memory(a, b, max_work=100_000))  # type: ignore[arg-type]  # any number, by numpy's docs
     except (RuntimeError, np.exceptions.TooHardError):
         return True
 

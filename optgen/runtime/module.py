@@ -7,7 +7,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from optgen.errors import BundleError
+from optgen.errors import BundleError, BundleVersionError
 from optgen.runtime.device import Binding, Device
 
 _instance: Any = None
@@ -29,12 +29,13 @@ class LoadedModule:
         device: where.
         data: the compiled module.
         label: what to call it in errors.
+        entry: the function that it exports.
 
     Raises:
         BundleError: if the runtime cannot load it.
     """
 
-    def __init__(self, device: Device, data: bytes, label: str) -> None:
+    def __init__(self, device: Device, data: bytes, label: str, entry: str = "apply") -> None:
         import iree.runtime as rt
 
         self.device = device
@@ -48,12 +49,11 @@ class LoadedModule:
             hal = rt.create_hal_module(instance, device.hal)
             self._context = rt.VmContext(instance, [hal, module])
         except (RuntimeError, ValueError) as error:
-            raise BundleError(
-                f"{label} cannot be loaded by iree-base-runtime {rt.version.VERSION}: {str(error).splitlines()[0][:200]}"
-            ) from error
-        function = module.lookup_function("apply")
+            reason = str(error).splitlines()[0][:200]
+            raise BundleError(f"{label} cannot be loaded by iree-base-runtime {_installed()}: {reason}") from error
+        function = module.lookup_function(entry)
         if function is None:
-            raise BundleError(f"{label} has no entry point 'apply'")
+            raise BundleError(f"{label} has no entry point '{entry}'")
         self._function = function
 
     @property
@@ -87,7 +87,43 @@ class LoadedModule:
             arguments.push_float(number)
         with self._lock:
             self._context.invoke(self._function, arguments, rt.VmVariantList(1))
-        return [
-            [lists[i].get_as_object(j, rt.HalBufferView) for j in range(len(operands[i]))]
-            for i in results
-        ]
+        return [[lists[i].get_as_object(j, rt.HalBufferView) for j in range(len(operands[i]))] for i in results]
+
+    def call(self, arguments: Sequence[Binding], results: int) -> list[Any]:
+        """Calls a function of tensors.
+
+        Args:
+            arguments: its tensors; they are only read.
+            results: how many it returns.
+
+        Returns:
+            The views of its results.
+        """
+        rt = self._rt
+        inputs, outputs = rt.VmVariantList(len(arguments)), rt.VmVariantList(results)
+        for binding in arguments:
+            inputs.push_ref(binding.view)
+        with self._lock:
+            self._context.invoke(self._function, inputs, outputs)
+        return [outputs.get_as_object(i, rt.HalBufferView) for i in range(results)]
+
+
+def _installed() -> str:
+    from importlib.metadata import version
+
+    return version("iree-base-runtime")
+
+
+def check_runtime(needed: str) -> None:
+    """Refuses a bundle for a newer runtime than the installed one.
+
+    Raises:
+        BundleVersionError: naming both versions.
+    """
+    installed = _installed()
+    if _numbers(installed) < _numbers(needed):
+        raise BundleVersionError(f"the bundle needs iree-base-runtime {needed} or newer (got {installed}): update it")
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int("".join(c for c in field if c.isdigit()) or 0) for field in text.split(".")[:3])

@@ -11,17 +11,14 @@ from typing import Any
 import numpy as np
 
 from optgen.artifact import Bundle, KernelInfo, Manifest, ModuleInfo, write_bundle
-from optgen.errors import BundleVersionError, HyperparameterError, LeafError, TreeError
+from optgen.errors import HyperparameterError, LeafError, TreeError
 from optgen.hyper import Hyper, part
 from optgen.runtime import memory
-from optgen.runtime.device import Binding, Device, get_device
+from optgen.runtime.device import Binding, Device, device_for
 from optgen.runtime.memory import Leaf
-from optgen.runtime.module import LoadedModule
+from optgen.runtime.module import LoadedModule, check_runtime
 from optgen.runtime.select import choose
 from optgen.runtime.tree import is_tree, leaves_of, map_tree, match, show
-
-#: Elements in one call from which the worker threads of local-task repay their start.
-THREADS_FROM = 65_536
 
 
 @dataclass
@@ -63,12 +60,12 @@ class Optimizer:
     def __init__(self, bundle: Bundle, device: str | None = None, defaults: Mapping[str, Any] | None = None) -> None:
         self.bundle = bundle
         self._modules: dict[tuple[str, str], LoadedModule] = {}
-        self._checked: set[tuple[str, str]] = set()
+        self._lost: list[LoadedModule] = []
         self._hypers = {h.name: h for h in bundle.manifest.hypers}
         self._defaults = {h.name: h.default for h in bundle.manifest.hypers if h.default is not None}
         for name, value in (defaults or {}).items():
             self._defaults[name] = self._hyper(name).check(value)
-        _check_runtime(bundle.manifest)
+        check_runtime(bundle.manifest.min_runtime)
         if device is None:
             backends = [m.backend for k in bundle.manifest.kernels for m in k.modules]
             device = "cpu" if "cpu" in backends or not backends else backends[0]
@@ -140,17 +137,22 @@ class Optimizer:
             raise TreeError("'state' must be what init or the last step returned: a dict with 'step'")
         if missing := [n for n in self.manifest.state if n not in state]:
             raise TreeError(f"'state' must have '{missing[0]}' (it has {', '.join(map(repr, state))})")
-        count = int(state["step"]) + 1
-        results = self.apply(
-            {self.manifest.param: params, **dict(zip(self.manifest.inputs, [grads], strict=False)),
-             **{n: state[n] for n in self.manifest.state}},
-            {**hypers, **({"step": count} if "step" in self._hypers else {})},
-        )  # fmt: skip
         if "step" in hypers:
             raise HyperparameterError("'step' is counted in the state: set state['step'] instead")
-        new_state = state
-        if any(results[n] is not state[n] for n in self.manifest.state) or not isinstance(state, dict):
-            new_state = {**state, **{n: results[n] for n in self.manifest.state}}
+        count = int(state["step"]) + 1
+        manifest = self.manifest
+        if len(manifest.inputs) != 1:
+            raise TreeError(f"rule '{manifest.rule}' has the inputs {', '.join(manifest.inputs)}: call apply instead")
+        if missing := [n for n in manifest.per_element if n not in hypers]:
+            raise HyperparameterError(f"'{missing[0]}' must be given as a tree of arrays like the params")
+        trees = {manifest.param: params, manifest.inputs[0]: grads, **{n: state[n] for n in manifest.state}}
+        trees |= {n: hypers[n] for n in manifest.per_element}
+        numbers = {n: v for n, v in hypers.items() if n not in manifest.per_element}
+        results = self.apply(trees, {**numbers, **({"step": count} if "step" in self._hypers else {})})
+        if isinstance(state, dict) and all(results[n] is state[n] for n in manifest.state):
+            new_state = state
+        else:
+            new_state = {**state, **{n: results[n] for n in manifest.state}}
         new_state["step"] = count
         return results[self.manifest.param], new_state
 
@@ -164,7 +166,7 @@ class Optimizer:
         names = [o.name for o in self.manifest.kernels[0].operands if o.role != "input"]
         if works:
             self._run(works)
-        fresh = {n: {} for n in names}  # type: dict[str, dict[str, Any]]
+        fresh: dict[str, dict[str, Any]] = {n: {} for n in names}
         for work in works:
             for leaf, array, operand in zip(work.leaves, work.arrays, work.kernel.operands, strict=True):
                 if operand.role == "input":
@@ -175,10 +177,7 @@ class Optimizer:
                     leaf.array[...] = array
                 if leaf.kind == "torch":
                     _bump_version(leaf.owner)
-        return {
-            n: map_tree(lambda path, leaf, n=n: fresh[n].get(path, leaf), trees[n]) if fresh[n] else trees[n]
-            for n in names
-        }
+        return {n: _replace(trees[n], fresh[n]) if fresh[n] else trees[n] for n in names}
 
     # Collecting and checking: nothing is written before all of it has passed.
 
@@ -318,16 +317,16 @@ class Optimizer:
         for (_, scalars), group in groups.items():
             kernel = group[0].kernel
             info, module = self.module(kernel, device)
-            bindings: list[list[Binding]] = [
-                [device.bind(memory.writable_alias(work.arrays[i]), operand.dtype) for work in group]
-                for i, operand in enumerate(kernel.operands)
-            ]
+            leaves = [device.bind_leaf(kernel, [memory.writable_alias(a) for a in work.arrays]) for work in group]
+            bindings: list[list[Binding]] = [[leaf[i] for leaf in leaves] for i in range(len(kernel.operands))]
             results = [i for i, o in enumerate(kernel.operands) if o.role != "input"]
             views = module.apply(bindings, scalars, results)
-            for i, new in zip(results, views, strict=True):
-                for work, binding, view in zip(group, bindings[i], new, strict=True):
-                    if binding.staged or not self._same(info, device, binding, view):
-                        device.read(view, work.arrays[i], kernel.operands[i].dtype)
+            device.read_all(
+                (view, work.arrays[i])
+                for i, new in zip(results, views, strict=True)
+                for work, binding, view in zip(group, bindings[i], new, strict=True)
+                if binding.staged or not self._same(info, device, binding, view)
+            )
 
     def _same(self, info: ModuleInfo, device: Device, binding: Binding, view: Any) -> bool:
         """Whether a result lies where its operand did, as it does unless the compiler had to copy."""
@@ -336,10 +335,7 @@ class Optimizer:
         return device.address(view) == binding.array.ctypes.data
 
     def _device(self, elements: int) -> Device:
-        name = self.device_name
-        if name == "cpu":
-            name = "local-task" if elements >= THREADS_FROM and (os.cpu_count() or 1) > 1 else "local-sync"
-        return get_device(name)
+        return device_for(self.device_name, elements)
 
     def module(self, kernel: KernelInfo, device: Device) -> tuple[ModuleInfo, LoadedModule]:
         """The module of ``kernel`` for ``device``, loaded."""
@@ -347,6 +343,9 @@ class Optimizer:
         key = (info.file, device.uri)
         module = self._modules.get(key)
         if module is None or not module.usable:
+            if module is not None:
+                # Loaded before a fork: to release it would wait for worker threads that only the parent has.
+                self._lost.append(module)
             label = f"{self.manifest.variant} {kernel.name} for {info.target}"
             module = self._modules[key] = LoadedModule(device, self.bundle.module(info), label)
         return info, module
@@ -354,6 +353,10 @@ class Optimizer:
     def __repr__(self) -> str:
         kernels = ", ".join(k.name for k in self.manifest.kernels)
         return f"Optimizer({self.manifest.variant!r}, device={self.device_name!r}, kernels=[{kernels}])"
+
+
+def _replace(tree: Any, leaves: Mapping[str, Any]) -> Any:
+    return map_tree(lambda path, leaf: leaves.get(path, leaf), tree)
 
 
 def _kernel_memory(leaf: Leaf, written: bool) -> np.ndarray:
@@ -372,7 +375,7 @@ def _number(value: Any) -> Any:
     if memory.kind_of(value):
         if int(np.prod(value.shape)) != 1:
             raise HyperparameterError(
-                f"a hyperparameter must be one number, or a tree with one for each leaf (got shape {tuple(value.shape)})"
+                f"a hyperparameter must be one number, or a tree with one a leaf (got shape {tuple(value.shape)})"
             )
         return value.data.reshape(-1)[0] if memory.kind_of(value) == "array" else value.reshape(-1)[0]
     return value
@@ -383,17 +386,3 @@ def _bump_version(tensor: Any) -> None:
     import torch
 
     torch.autograd.graph.increment_version(tensor)
-
-
-def _check_runtime(manifest: Manifest) -> None:
-    from importlib.metadata import version
-
-    installed = version("iree-base-runtime")
-    if _numbers(installed) < _numbers(manifest.min_runtime):
-        raise BundleVersionError(
-            f"the bundle needs iree-base-runtime {manifest.min_runtime} or newer (got {installed}): update it"
-        )
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(int("".join(c for c in field if c.isdigit()) or 0) for field in text.split(".")[:3])

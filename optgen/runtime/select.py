@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Protocol
+
 from optgen import host
-from optgen.artifact import KernelInfo, ModuleInfo
+from optgen.artifact import ModuleInfo
 from optgen.errors import DeviceError
 from optgen.runtime.device import Device
 
@@ -14,6 +17,18 @@ _VENDORS = {
     "turing": ("nvidia", "geforce", "quadro", "tesla"), "ampere": ("nvidia", "geforce", "rtx"),
     "ada": ("nvidia", "geforce", "rtx"),
 }  # fmt: skip
+
+
+class Compiled(Protocol):
+    """What has a module for each target: a kernel, or a function."""
+
+    @property
+    def name(self) -> str:
+        """What to call it in errors."""
+
+    @property
+    def modules(self) -> Sequence[ModuleInfo]:
+        """One for each target."""
 
 
 def unfit(module: ModuleInfo, device: Device) -> str:
@@ -33,15 +48,15 @@ def unfit(module: ModuleInfo, device: Device) -> str:
     return ""
 
 
-def choose(kernel: KernelInfo, device: Device) -> ModuleInfo:
-    """The module of ``kernel`` for ``device``: among those that may run there, the most specific.
+def choose(compiled: Compiled, device: Device, what: str = "kernel") -> ModuleInfo:
+    """The module of ``compiled`` for ``device``: among those that may run there, the most specific.
 
     Raises:
         DeviceError: if there is none; the message says why not for each.
     """
-    reasons = {m.target: unfit(m, device) for m in kernel.modules}
-    fit = [m for m in kernel.modules if not reasons[m.target]]
+    reasons = {m.target: unfit(m, device) for m in compiled.modules}
+    fit = [m for m in compiled.modules if not reasons[m.target]]
     if fit:
         return max(fit, key=lambda m: (len(m.features), ":" in m.target and m.backend != "cuda"))
     listed = "; ".join(f"{target} {reason}" for target, reason in reasons.items()) or "it holds no module at all"
-    raise DeviceError(f"no module of kernel {kernel.name} can run on {device.uri} ({device.description}): {listed}")
+    raise DeviceError(f"no module of {what} {compiled.name} can run on {device.uri} ({device.description}): {listed}")

@@ -26,8 +26,17 @@ def walk(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def leaves_of(tree: Any) -> dict[str, Any]:
-    """The leaves by path. A lone array is a tree with the path ``''``."""
-    return dict(walk(tree))
+    """The leaves by path. A lone array is a tree with the path ``''``.
+
+    Raises:
+        TreeError: if two leaves have the same path, as ``{"a/b": x, "a": {"b": y}}`` gives them.
+    """
+    found: dict[str, Any] = {}
+    for path, leaf in walk(tree):
+        if path in found:
+            raise TreeError(f"two leaves have the path {show(path)}: rename a key that has a '/' in it")
+        found[path] = leaf
+    return found
 
 
 def map_tree(function: Callable[[str, Any], Any], tree: Any, path: str = "") -> Any:
@@ -66,7 +75,8 @@ def match(paths: Mapping[str, Any], tree: Any, what: str, *, optional: bool = Fa
         for path in paths:
             if path not in found:
                 raise TreeError(
-                    f"'{what}' must have the structure of the params: it lacks the leaf {show(path)} (it has {_some(found)})"
+                    f"'{what}' must have the structure of the params: it lacks the leaf {show(path)} "
+                    f"(it has {_some(found)})"
                 )
     return found
 

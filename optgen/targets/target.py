@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from optgen import host
+from optgen.dtypes import SIZES
 from optgen.errors import UnknownTargetError, UnsupportedTargetError
 from optgen.lower.emit import Style
 
@@ -34,18 +36,33 @@ class Target:
     style: Style = field(default_factory=Style)
     note: str = ""
 
-    def check_dtypes(self, used: tuple[str, ...]) -> None:
-        """Refuses element types that the target lacks.
+    def check(self, dtypes: Iterable[str], *, reduces: bool = False, elementwise: bool = True) -> None:
+        """Refuses kernels that would not compile for the target, or would be wrong on it.
+
+        Args:
+            dtypes: element types of the operands.
+            reduces: whether the kernel reduces whole leaves.
+            elementwise: whether it treats each element by itself otherwise.
 
         Raises:
-            UnsupportedTargetError: naming the type and those that there are.
+            UnsupportedTargetError: naming what the target lacks.
         """
-        for dtype in used:
+        for dtype in dtypes:
             if dtype not in self.dtypes:
                 raise UnsupportedTargetError(
                     f"target '{self.name}' cannot compute in {dtype}: many of its devices lack it. "
                     f"It has {', '.join(self.dtypes)}"
                 )
+            if self.backend == "vulkan" and SIZES[dtype] == 2 and not elementwise:
+                raise UnsupportedTargetError(
+                    f"target '{self.name}' cannot run this rule on {dtype} leaves: devices without 16-bit storage "
+                    "need leaves padded to an even size, which only elementwise rules allow. Use f32 params"
+                )
+        if self.backend == "vulkan" and reduces:
+            raise UnsupportedTargetError(
+                f"target '{self.name}' cannot run rules that reduce whole leaves (norms, means): Mesa's software "
+                "driver leaves a loop after 65,535 rounds and says nothing, so sums of large leaves would be wrong"
+            )
 
 
 # Without these two flags f64 would silently be computed in f32, and scalars of the VM could not be f64.
@@ -74,11 +91,14 @@ def _cpu(name: str, triple: str, cpu: str, arch: str, features: tuple[str, ...] 
 def _vulkan(name: str, chip: str, note: str = "") -> Target:
     flags = ("--iree-hal-target-device=vulkan", *((f"--iree-vulkan-target={chip}",) if chip else ()), *_COMMON)
     # f64 is missing on most devices; the compiler cannot lower its storage either.
-    return Target(name, "vulkan", flags, dtypes=("f16", "bf16", "f32"), style=Style(accumulator="f32"), note=note)
+    style = Style(accumulator="f32", pairs=True, halves=True)
+    return Target(name, "vulkan", flags, dtypes=("f16", "bf16", "f32"), style=style, note=note)
 
 
 def _cuda(name: str, chip: str, note: str = "") -> Target:
-    return Target(name, "cuda", ("--iree-hal-target-device=cuda", f"--iree-cuda-target={chip}", *_COMMON), note=note)
+    flags = ("--iree-hal-target-device=cuda", f"--iree-cuda-target={chip}", *_COMMON)
+    # A single f64 reduction does not compile ("failed to distribute").
+    return Target(name, "cuda", flags, style=Style(accumulator="f32"), note=note)
 
 
 _AARCH64 = ("asimd",)
@@ -148,7 +168,7 @@ def get_target(name: str | Target) -> Target:
     if name in TARGETS:
         return TARGETS[name]
     close = difflib.get_close_matches(name, TARGETS, 1, 0.5)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
+    hint = f"; did you mean {close[0]!r}?" if close else "."
     raise UnknownTargetError(f"unknown target {name!r}{hint} The targets are cpu, {', '.join(TARGETS)}")
 
 

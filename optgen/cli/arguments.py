@@ -1,0 +1,156 @@
+"""What users type for rules, settings and bundles, as objects."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from optgen.errors import BundleNotFoundError, RuleError, UnknownRuleError
+
+if TYPE_CHECKING:
+    from optgen.artifact import Bundle
+    from optgen.dsl import Rule
+    from optgen.dsl.variant import Variant
+
+_WORDS = {"true": True, "false": False, "none": None}
+
+
+def find_rule(text: str, convention: str | None = None) -> Rule:
+    """The rule that ``text`` names: one of optgen's by name, or ``file.py:name``.
+
+    Raises:
+        UnknownRuleError: if there is no such rule.
+        RuleError: if the file is missing or cannot be run.
+    """
+    from optgen.rules import get_rule
+
+    file, colon, name = text.rpartition(":")
+    if not (colon and file.endswith(".py")):
+        if not text.endswith(".py"):
+            return get_rule(text, convention)
+        file, name = text, ""
+    if convention is not None:
+        raise typer.BadParameter(
+            "is for optgen's own rules; a rule in a file says which it follows", param_hint="--convention"
+        )
+    rules = _rules_in(Path(file))
+    if not name and len(rules) == 1:
+        return next(iter(rules.values()))
+    if name not in rules:
+        has = f"it has {', '.join(rules)}" if rules else "it has no rule at all: decorate one with @optgen.rule(...)"
+        raise UnknownRuleError(
+            f"there is no rule {name!r} in {file} ({has})" if name else f"which rule of {file}? {has}"
+        )
+    return rules[name]
+
+
+def _rules_in(path: Path) -> dict[str, Rule]:
+    from optgen.dsl import Rule
+
+    if not path.is_file():
+        raise RuleError(f"there is no file {path}")
+    spec = importlib.util.spec_from_file_location(f"optgen_rules_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses and pickles look their module up there
+    sys.path.insert(0, str(path.parent.resolve()))  # what lies beside the file can be imported, as from a script
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise RuleError(f"{path} cannot be loaded: {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.pop(0)
+    return {name: value for name, value in vars(module).items() if isinstance(value, Rule)}
+
+
+def parse_settings(texts: Iterable[str], option: str = "--set") -> dict[str, Any]:
+    """``name=value`` texts as a dict: true and false as bools, none as None, all else as numbers.
+
+    Raises:
+        typer.BadParameter: if one is nothing of the kind.
+    """
+    settings: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = (part.strip() for part in text.partition("="))
+        if not (name and equals and value):
+            raise typer.BadParameter(f"must be name=value (got {text!r})", param_hint=option)
+        if value.lower() in _WORDS:
+            settings[name] = _WORDS[value.lower()]
+            continue
+        try:
+            settings[name] = float(value)
+        except ValueError:
+            raise typer.BadParameter(
+                f"{name} must be a number, true, false or none (got {value!r})", param_hint=option
+            ) from None
+    return settings
+
+
+def parse_bake(texts: Iterable[str], settings: dict[str, Any]) -> list[str]:
+    """The names to bake in. Values given with them, as in ``lr=0.1``, are put into ``settings``."""
+    texts = list(texts)
+    settings.update(parse_settings([t for t in texts if "=" in t], "--bake"))
+    return [text.partition("=")[0].strip() for text in texts]
+
+
+def choose_variant(rule: Rule, settings: dict[str, Any], bake: Iterable[str]) -> Variant:
+    """The variant that settings mean, as :func:`optgen.compile` chooses it.
+
+    Raises:
+        HyperparameterError: for a name or value that the rule does not have.
+    """
+    from optgen.dsl.variant import Variant
+    from optgen.errors import HyperparameterError
+    from optgen.runtime.loading import split_settings
+
+    structure, values = split_settings(rule.flags, rule.optional, settings)
+    baked: dict[str, float] = {}
+    for name in bake:
+        value = values.get(name, rule.hyper(name).default)
+        if value is None:
+            raise HyperparameterError(f"'{name}' must have a value to be baked in: write --bake {name}=VALUE")
+        baked[name] = value
+    for name, value in values.items():
+        rule.hyper(name).check(value)
+    return Variant.of(rule, structure=structure, bake=baked)
+
+
+def check_dtype(text: str, option: str = "--dtype") -> str:
+    """The MLIR name of a dtype.
+
+    Raises:
+        typer.BadParameter: if it is none that optgen has.
+    """
+    from optgen.dtypes import dtype_name
+
+    try:
+        return dtype_name(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error).partition(" ")[2], param_hint=option) from None
+
+
+def open_bundle(text: str) -> Bundle:
+    """The bundle at that path; where there is nothing, the prebuilt one of that name.
+
+    Raises:
+        BundleNotFoundError: if there is neither; the message lists the prebuilt ones.
+        BundleError: if it is damaged.
+    """
+    from optgen.artifact import read_bundle
+    from optgen.runtime.loading import prebuilt_bundle, prebuilt_names
+
+    if not Path(text).exists():
+        if text in prebuilt_names():
+            return prebuilt_bundle(text)
+        if not text.endswith(".optgen"):
+            known = ", ".join(prebuilt_names()) or "none"
+            raise BundleNotFoundError(
+                f"there is no bundle at {text}, and no prebuilt one of that name; there are {known}"
+            )
+    return read_bundle(text)

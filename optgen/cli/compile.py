@@ -1,0 +1,139 @@
+"""``optgen compile``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from optgen.cli.arguments import check_dtype, find_rule, parse_bake, parse_settings
+from optgen.cli.output import console, size, table, yes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
+
+    from optgen.compiler.build import Progress
+    from optgen.runtime import Optimizer
+
+
+def compile_command(
+    rule: Annotated[str, typer.Argument(help="A rule's name, or my_rules.py:my_rule.")],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--output", help="NAME.optgen for one file, else a directory.", show_default="VARIANT.optgen"
+        ),
+    ] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option("-t", "--target", help="What to compile for; see optgen targets.", show_default="cpu"),
+    ] = None,
+    dtype: Annotated[
+        list[str] | None, typer.Option(help="Dtypes of params.", show_default="those of --like, or f32")
+    ] = None,
+    grad_dtype: Annotated[str | None, typer.Option(help="Dtype of grads.", show_default="the params'")] = None,
+    state_dtype: Annotated[
+        str | None, typer.Option(help="Dtype of state.", show_default="f32; f64 for f64 params")
+    ] = None,
+    compute_dtype: Annotated[
+        str | None, typer.Option(help="Dtype of the arithmetic.", show_default="f64; f32 for 16-bit params")
+    ] = None,
+    convention: Annotated[str | None, typer.Option(help="Whose arithmetic: torch, ivy.")] = None,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Structure (nesterov=true) or a default (weight_decay=0.1)."),
+    ] = None,
+    bake: Annotated[
+        list[str] | None, typer.Option(metavar="NAME[=VALUE]", help="Fold a hyperparameter into the kernel.")
+    ] = None,
+    per_element: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Take a hyperparameter as a tensor for each leaf.")
+    ] = None,
+    like: Annotated[
+        Path | None, typer.Option(help="A file of params, .npz or .safetensors: their dtypes and layout.")
+    ] = None,
+    fixed_layout: Annotated[
+        bool, typer.Option("--fixed-layout", help="Refuse trees of another layout than --like.")
+    ] = False,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither use nor fill the cache of modules.")] = False,
+) -> None:
+    """Compile an update rule into a bundle."""
+    from optgen.cli.arrays import read_arrays
+    from optgen.compiler import compile as compile_rule
+
+    if fixed_layout and like is None:
+        raise typer.BadParameter("needs --like, the layout to fix", param_hint="--fixed-layout")
+    settings = parse_settings(setting or ())
+    baked = parse_bake(bake or (), settings)
+    dtypes = None if dtype is None else [check_dtype(text) for text in dtype]
+    found = find_rule(rule, convention)
+    for name in settings.keys() - found.flags.keys():
+        found.hyper(name)  # says which there are; and no name can then be taken for a parameter of `compile`
+    tree = None if like is None else read_arrays(like)
+    with _progress() as progress:
+        optimizer = compile_rule(
+            found,
+            tree,
+            target=target or ["cpu"],
+            dtypes=dtypes,
+            grad_dtype=None if grad_dtype is None else check_dtype(grad_dtype, "--grad-dtype"),
+            state_dtype=None if state_dtype is None else check_dtype(state_dtype, "--state-dtype"),
+            compute_dtype=None if compute_dtype is None else check_dtype(compute_dtype, "--compute-dtype"),
+            bake=baked,
+            per_element=per_element or (),
+            fixed_layout=fixed_layout,
+            progress=progress,
+            use_cache=not no_cache,
+            **settings,
+        )
+    path = optimizer.save(output or Path(f"{optimizer.manifest.variant}.optgen"))
+    _show(optimizer, path)
+
+
+def _show(optimizer: Optimizer, path: Path) -> None:
+    rows = table("kernel", "target", "in place", "size", right=["size"])
+    for kernel in optimizer.manifest.kernels:
+        for module in kernel.modules:
+            rows.add_row(kernel.name, module.target, yes(module.in_place), size(len(optimizer.bundle.module(module))))
+    out = console()
+    out.print(rows)
+    for kernel in optimizer.manifest.kernels:
+        if not kernel.in_place:
+            out.print(f"{kernel.name} is out of place: {kernel.reason}")
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    out.print(f"{path}  {size(sum(file.stat().st_size for file in files))}")
+
+
+def _progress() -> AbstractContextManager[Progress]:
+    """A line for each module on stderr, with a spinner while it is being compiled."""
+    from contextlib import contextmanager
+
+    from rich.progress import Progress as Bars
+    from rich.progress import SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+
+    @contextmanager
+    def show() -> Iterator[Progress]:
+        columns = (
+            SpinnerColumn(finished_text="✓"),
+            TextColumn("{task.description}", markup=False),
+            TimeElapsedColumn(),
+        )
+        bars = Bars(*columns, console=console(stderr=True))
+        tasks: dict[tuple[str, str], TaskID] = {}
+
+        def update(kernel: str, target: str, count: int | None) -> None:
+            if count is None:
+                bars.start()  # not before: what is refused right away needs no spinner
+                tasks[kernel, target] = bars.add_task(f"{kernel} for {target}", total=1)
+            else:
+                bars.update(tasks[kernel, target], completed=1)
+
+        try:
+            yield update
+        finally:
+            if tasks:
+                bars.stop()
+
+    return show()

@@ -1,0 +1,163 @@
+"""Compiling functions: JAX trace, StableHLO, one module for each target."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from importlib.metadata import version
+from typing import Any
+
+from optgen._version import __version__
+from optgen.artifact.function import FunctionBundle, FunctionManifest, structure_of
+from optgen.artifact.manifest import LeafInfo, ModuleInfo
+from optgen.compiler.build import Progress
+from optgen.compiler.driver import compile_mlir, compiler_version
+from optgen.dsl.trace import import_jax
+from optgen.dtypes import element_name, storage_dtype
+from optgen.errors import LeafError
+from optgen.runtime.tree import map_tree, show, walk
+from optgen.targets import Target, get_target
+from optgen.train.limits import check_vulkan
+
+_STABLEHLO = "stablehlo/function.mlir"
+
+
+def compile_function(
+    function: Callable[..., Any],
+    *examples: Any,
+    name: str | None = None,
+    targets: str | Target | Sequence[str | Target] = "cpu",
+    progress: Progress | None = None,
+    use_cache: bool = True,
+) -> FunctionBundle:
+    """Compiles a function of trees of arrays to a tree of arrays.
+
+    Nothing is donated and no result lies in an argument's memory: with several kernels in one program, aliasing goes
+    wrong silently.
+
+    Args:
+        function: what JAX can trace.
+        examples: a tree for each of its arguments: arrays, or whatever has a shape and a dtype. The compiled function
+            takes exactly these structures, shapes and dtypes.
+        name: by default the function's own.
+        targets: one or more of ``optgen.targets``.
+        progress: called as ``progress(name, target, None)`` before and ``(name, target, bytes)`` after each module.
+        use_cache: whether compiled modules may come from the cache.
+
+    Returns:
+        A bundle: :func:`optgen.artifact.function.write_function` saves it, :class:`optgen.train.CompiledFunction`
+        runs it.
+
+    Raises:
+        LeafError: if a leaf is no array, has no elements, or has a dtype that modules do not know.
+        TreeError: if a tree has keys that are not strings.
+        UnknownTargetError, UnsupportedTargetError: for a target that does not exist, or lacks a dtype.
+        CompileError: if the compiler refuses the program.
+        CompilerNotFoundError: if JAX or the compiler is not installed.
+
+    Example:
+        >>> import numpy as np
+        >>> from optgen.train import CompiledFunction, compile_function
+        >>> double = CompiledFunction(compile_function(lambda x: 2 * x, np.ones(3, np.float32), name="double"))
+        >>> double(np.arange(3, dtype=np.float32)).tolist()
+        [0.0, 2.0, 4.0]
+    """
+    label = str(name or getattr(function, "__name__", "function"))
+    chosen = [get_target(t) for t in ([targets] if isinstance(targets, str | Target) else targets)]
+    arguments = _argument_names(function, len(examples))
+    trees = tuple(structure_of(tree, argument) for tree, argument in zip(examples, arguments, strict=True))
+    inputs = [_leaf(p, v) for tree, a in zip(examples, arguments, strict=True) for p, v in walk(tree, a)]
+    stablehlo, outputs, result_tree = _trace(function, examples, inputs)
+    used = tuple(dict.fromkeys(re.findall(r"(?:x|<)(bf16|f16|f32|f64)>", stablehlo)))
+    files, modules = {_STABLEHLO: stablehlo.encode()}, []
+    for target in chosen:
+        if target.backend == "vulkan":
+            check_vulkan(target, stablehlo, (*inputs, *outputs))
+        target.check(used)
+        if progress:
+            progress(label, target.name, None)
+        file = f"modules/{target.name.replace(':', '-')}.vmfb"
+        files[file] = compile_mlir(stablehlo, _flags(target, inputs), use_cache=use_cache)
+        modules.append(ModuleInfo(target.name, target.backend, file, False, arch=target.arch, features=target.features))
+        if progress:
+            progress(label, target.name, len(files[file]))
+    manifest = FunctionManifest(
+        name=label,
+        doc=(inspect.getdoc(function) or "").partition("\n")[0],
+        arguments=arguments,
+        inputs=tuple(inputs),
+        outputs=tuple(outputs),
+        argument_trees=trees,
+        result_tree=result_tree,
+        modules=tuple(modules),
+        stablehlo=_STABLEHLO,
+        versions={"optgen": __version__, "iree-base-compiler": compiler_version(), "jax": version("jax")},
+    )
+    return FunctionBundle.of(manifest, files)
+
+
+def _trace(
+    function: Callable[..., Any], examples: tuple[Any, ...], inputs: Sequence[LeafInfo]
+) -> tuple[str, list[LeafInfo], Any]:
+    """StableHLO whose ``main`` takes and returns leaves in optgen's order, its results, and their structure."""
+    jax = import_jax()
+    results: Any = None
+
+    def flat(*leaves: Any) -> list[Any]:
+        nonlocal results
+        rest = iter(leaves)
+        # The leaves go into trees of the examples' own types: JAX would sort the keys of dicts.
+        results = function(*(map_tree(lambda *_: next(rest), tree) for tree in examples))
+        return [value for _, value in walk(results)]
+
+    wide = any(leaf.dtype in ("f64", "i64", "ui64") for leaf in inputs)
+    with jax.enable_x64(True) if wide else nullcontext():
+        structs = [jax.ShapeDtypeStruct(leaf.shape, _jax_dtype(leaf.dtype)) for leaf in inputs]
+        traced = jax.jit(flat, keep_unused=True).trace(*structs)
+        text: str = traced.lower(lowering_platforms=("cpu",)).as_text()
+    paths = [path for path, _ in walk(results)]
+    outputs = [_leaf(path, info) for path, info in zip(paths, traced.out_info, strict=True)]
+    if not outputs:
+        raise LeafError("a function to compile must return at least one array")
+    return text, outputs, structure_of(results, "the result")
+
+
+def _flags(target: Target, inputs: Sequence[LeafInfo]) -> tuple[str, ...]:
+    if target.backend == "cpu":
+        # Else the code assumes 64-byte alignment and crashes on memory that numpy or a slice of it gives.
+        alignment = min((storage_dtype(leaf.dtype).itemsize for leaf in inputs), default=64)
+        return (*target.flags, f"--iree-stream-resource-min-offset-alignment={alignment}")
+    if target.backend == "vulkan":
+        # With recorded command buffers a program was seen to give NaN from its third call.
+        return (*target.flags, "--iree-hal-indirect-command-buffers=false")
+    return target.flags
+
+
+def _argument_names(function: Callable[..., Any], count: int) -> tuple[str, ...]:
+    """The names of the positional arguments, or ``argument0``... where they have none."""
+    try:
+        parameters = [p for p in inspect.signature(function).parameters.values() if p.kind < p.VAR_POSITIONAL]
+    except (TypeError, ValueError):
+        parameters = []
+    names = [p.name for p in parameters[:count]]
+    return (*names, *(f"argument{i}" for i in range(len(names), count)))
+
+
+def _leaf(path: str, value: Any) -> LeafInfo:
+    shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
+    if shape is None or dtype is None:
+        raise LeafError(f"{show(path)} must be an array, or have a shape and a dtype (got {type(value).__name__})")
+    if 0 in shape:
+        raise LeafError(f"{show(path)} must have at least one element (got shape {tuple(shape)})")
+    try:
+        return LeafInfo(path, tuple(int(extent) for extent in shape), element_name(dtype))
+    except ValueError as error:
+        raise LeafError(f"{show(path)}: {error}") from None
+
+
+def _jax_dtype(name: str) -> Any:
+    import jax.numpy as jnp
+
+    return jnp.bfloat16 if name == "bf16" else storage_dtype(name)

@@ -1,0 +1,53 @@
+"""What a function for Vulkan must not do, because its results would be wrong and nothing would say so."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+
+from optgen.artifact.manifest import LeafInfo
+from optgen.errors import UnsupportedTargetError
+from optgen.runtime.tree import show
+from optgen.targets import Target
+
+#: IREE 3.13 packs narrower elements into words on Vulkan: f16 comes out as garbage, and of the others the last
+#: elements where they do not fill a word. Wider ones many devices lack.
+DTYPES = ("f32", "i32", "ui32")
+#: Mesa's software Vulkan leaves every loop after this many iterations; a plain reduction is one loop.
+LOOP = 65_535
+
+_TENSOR = r"tensor<((?:\d+x)*)\w+>"
+_REDUCE = re.compile(rf"across dimensions = \[([\d, ]*)\] : \({_TENSOR}")
+_DOT = re.compile(rf"contracting_dims = \[([\d, ]*)\] x .*? : \({_TENSOR}")
+_WINDOW = re.compile(r"stablehlo\.reduce_window.*?window_dimensions = array<i64: ([\d, ]*)>")
+
+
+def check_vulkan(target: Target, stablehlo: str, leaves: Sequence[LeafInfo]) -> None:
+    """Refuses element types that are not 32 bits wide, and reductions that are too long.
+
+    Raises:
+        UnsupportedTargetError: naming what there is of it.
+    """
+    for leaf in leaves:
+        if leaf.dtype not in DTYPES:
+            _refuse(target, f"must use {', '.join(DTYPES)} ({show(leaf.path)} is {leaf.dtype})")
+    for dtype in dict.fromkeys(re.findall(r"(?:x|<)(bf16|f16|f64)>", stablehlo)):
+        _refuse(target, f"must use {', '.join(DTYPES)} (it computes in {dtype})")
+    longest = max(_reductions(stablehlo), default=0)
+    if longest > LOOP:
+        _refuse(target, f"must not reduce more than {LOOP} elements to one, which Mesa's driver cuts off ({longest})")
+
+
+def _refuse(target: Target, reason: str) -> None:
+    raise UnsupportedTargetError(f"a function for target '{target.name}' {reason}")
+
+
+def _reductions(stablehlo: str) -> list[int]:
+    """How many elements each reduction of the program makes one of."""
+    found = []
+    for pattern in (_REDUCE, _DOT):
+        for match in pattern.finditer(stablehlo):
+            extents = [int(n) for n in match[2].split("x") if n]
+            found.append(math.prod(extents[int(d)] for d in match[1].split(",") if d.strip()))
+    return found + [math.prod(int(n) for n in m[1].split(",")) for m in _WINDOW.finditer(stablehlo)]

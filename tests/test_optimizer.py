@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import subprocess
+import sys
 import threading
 from collections import OrderedDict, namedtuple
 from pathlib import Path
@@ -243,6 +245,23 @@ def _child(opt: Any, queue: Any) -> None:
     w = np.zeros(200_000, np.float32)
     opt.step(w, np.ones_like(w), {"step": 0}, lr=1.0)
     queue.put(float(w.sum()))
+
+
+FORK_AND_EXIT = """
+import os, numpy as np, optgen
+opt, w = optgen.prebuilt("sgd", "local-task"), np.zeros(200_000, np.float32)
+opt.step(w, np.ones_like(w), {"step": 0}, lr=1.0)
+child = os.fork()
+opt.step(w, np.ones_like(w), {"step": 0}, lr=1.0)
+if child:
+    assert os.waitpid(child, 0)[1] == 0
+assert (w == -2).all()
+"""
+
+
+def test_a_forked_child_ends() -> None:
+    """It releases what it inherited when the interpreter shuts down."""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", FORK_AND_EXIT], check=True, timeout=60)
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")

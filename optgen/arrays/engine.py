@@ -37,7 +37,6 @@ class _Loaded:
 
 
 _loaded: dict[tuple[str, str, str], _Loaded] = {}
-_stale: list[_Loaded] = []
 
 
 @lru_cache(maxsize=32)
@@ -95,10 +94,6 @@ def _load(bundle: str, dtype: str, device: Device) -> _Loaded:
     key = (bundle, dtype, device.uri)
     found = _loaded.get(key)
     if found is None or not found.module.usable:
-        if found is not None:
-            # In a process that was forked from the one that loaded it. To release it would wait for that process's
-            # worker threads for ever.
-            _stale.append(found)
         kernel = kernel_of(bundle, dtype)
         _, module = _optimizer(bundle).module(kernel, device)
         results = [i for i, o in enumerate(kernel.operands) if o.role != "input"]

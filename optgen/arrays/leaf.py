@@ -195,11 +195,7 @@ def _leaf(value: Any, path: str, label: str) -> Leaf | None:
             return _traced(value, path, label)
         if not memory.kind_of(value):
             return None
-        try:
-            return memory.as_leaf(value, path, label)
-        except RuntimeError as error:  # torch's, of tensors that it transforms itself (torch.func, lazy negation)
-            reason = str(error).splitlines()[0]
-            raise LeafError(f"{where(label, path)} must be a tensor with memory of its own ({reason})") from error
+        return memory.as_leaf(value, path, label)
     name = _NAMES.get(array.dtype)
     return memory.as_leaf(value, path, label) if name is None else Leaf(path, array, name, kind, value)
 

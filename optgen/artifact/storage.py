@@ -54,22 +54,23 @@ def write_files(path: str | os.PathLike[str], files: Mapping[str, bytes]) -> Pat
     if target.exists() and not (target / MANIFEST).exists() and (target.is_file() or any(target.iterdir())):
         raise BundleError(f"{target} exists and is not a bundle: not overwritten")
     staging = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+    old = staging / "old"  # a directory cannot be replaced in one step: the old one goes aside first
+    new = staging / "new"
     try:
         for name, data in files.items():
-            file = staging / name
+            file = new / name
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(data)
-        staging.chmod(0o755)
         if target.exists():
-            old = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.old."))
-            os.replace(target, old / "bundle")
-            os.replace(staging, target)
-            shutil.rmtree(old)
-        else:
-            os.replace(staging, target)
-    except BaseException:
+            os.replace(target, old)
+        try:
+            os.replace(new, target)
+        except BaseException:
+            if old.exists():
+                os.replace(old, target)
+            raise
+    finally:
         shutil.rmtree(staging, ignore_errors=True)
-        raise
     return target
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -219,10 +221,11 @@ def _reason(error: Exception) -> str:
 
 
 def _forget_after_fork() -> None:
-    # The worker threads of local-task do not survive a fork: a child that used its parent's would hang.
+    # The worker threads of local-task do not survive a fork: a child that used its parent's devices would hang, and
+    # so it would if it released them, at its exit or with the last module that is loaded on them.
+    for device in _devices.values():
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(device.hal))
     _devices.clear()
-    import sys
-
     if "iree.runtime" in sys.modules:
         sys.modules["iree.runtime"]._binding.clear_hal_driver_cache()
 

@@ -106,7 +106,8 @@ def _torch_memory(tensor: Any, path: str, what: str) -> np.ndarray:
         plain = plain.view(torch.int16) if plain.dtype == torch.bfloat16 else plain
         array: np.ndarray = plain.numpy()
     except RuntimeError as error:  # what torch.func and other transforms hand out has no memory of its own
-        raise LeafError(f"{what}{_at(path)} must be an ordinary tensor ({str(error).splitlines()[0]})") from error
+        reason = str(error).splitlines()[0]
+        raise LeafError(f"{what}{_at(path)} must be a tensor with memory of its own ({reason})") from error
     return array.view(np.uint16) if tensor.dtype == torch.bfloat16 else array
 
 

@@ -60,7 +60,6 @@ class Optimizer:
     def __init__(self, bundle: Bundle, device: str | None = None, defaults: Mapping[str, Any] | None = None) -> None:
         self.bundle = bundle
         self._modules: dict[tuple[str, str], LoadedModule] = {}
-        self._lost: list[LoadedModule] = []
         self._hypers = {h.name: h for h in bundle.manifest.hypers}
         self._defaults = {h.name: h.default for h in bundle.manifest.hypers if h.default is not None}
         for name, value in (defaults or {}).items():
@@ -100,6 +99,8 @@ class Optimizer:
         """
         leaves = {path: memory.as_leaf(value, path, "params") for path, value in leaves_of(params).items()}
         self._check_layout(leaves)
+        for leaf in leaves.values():
+            self._kernel_for(leaf, None, None)
         state: dict[str, Any] = {"step": 0}
         for name in self.manifest.state:
 
@@ -343,9 +344,6 @@ class Optimizer:
         key = (info.file, device.uri)
         module = self._modules.get(key)
         if module is None or not module.usable:
-            if module is not None:
-                # Loaded before a fork: to release it would wait for worker threads that only the parent has.
-                self._lost.append(module)
             label = f"{self.manifest.variant} {kernel.name} for {info.target}"
             module = self._modules[key] = LoadedModule(device, self.bundle.module(info), label)
         return info, module

@@ -16,6 +16,7 @@ import pytest
 import optgen
 from optgen.errors import LeafError, TreeError
 from optgen.runtime import get_device
+from optgen.runtime.execute import RowsCall, prepare
 
 
 def reference(w: Any, g: Any, steps: int, lr: float = 0.1) -> np.ndarray:
@@ -79,19 +80,20 @@ def test_a_lone_array_is_a_tree(device: str) -> None:
     np.testing.assert_allclose(w, reference(np.ones((3, 3)), np.ones((3, 3)), 1), rtol=1e-6)
 
 
-def test_results_lie_where_their_arguments_did() -> None:
+def test_results_lie_where_their_arguments_did(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pointers, as the module itself returns them."""
     opt = optgen.prebuilt("adamw", "local-task")
     kernel = opt.manifest.kernels[0]
     dev = get_device("local-task")
     arrays = [np.zeros(n, np.float32) for n in (1, 17, 100_003) for _ in kernel.operands]
-    leaves = [dev.bind_leaf(kernel, arrays[i : i + 4]) for i in range(0, len(arrays), 4)]
-    _, module = opt.module(kernel, dev)
-    operands = [[leaf[i] for leaf in leaves] for i in range(4)]
-    views = module.apply(operands, [0.1] * len(kernel.scalars), [0, 2, 3])
-    for position, operand in enumerate((0, 2, 3)):
-        for leaf, view in zip(leaves, views[position], strict=True):
-            assert dev.address(view) == leaf[operand].array.ctypes.data
+    leaves = [arrays[i : i + 4] for i in range(0, len(arrays), 4)]
+    info, module = opt.module(kernel, dev)
+    call = prepare(dev, info, module, kernel, leaves)
+    assert isinstance(call, RowsCall)
+    seen: dict[int, int] = {}
+    monkeypatch.setattr(dev, "address", lambda view: seen.setdefault(len(seen), type(dev).address(dev, view)))
+    assert call.run([0.1] * len(kernel.scalars))
+    assert list(seen.values()) == [min(leaf[i].ctypes.data for leaf in leaves) for i in (0, 2, 3)]
 
 
 def test_torch(rng: np.random.Generator) -> None:

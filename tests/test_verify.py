@@ -15,6 +15,7 @@ from optgen.artifact import Bundle
 from optgen.dtypes import from_float64
 from optgen.errors import BundleError, BundleVersionError, DeviceError
 from optgen.runtime import get_device, verify
+from optgen.runtime.execute import RowsCall
 from optgen.runtime.loading import prebuilt_bundle
 from optgen.runtime.select import unfit
 from optgen.runtime.verify import VerifyResult, bound_for, error_in_ulp, verify_bundle
@@ -146,7 +147,12 @@ def test_a_module_that_is_none() -> None:
 
 
 def test_a_module_that_copies_fails_if_the_manifest_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verify, "_in_place", lambda *_: False)
+    class Copying(RowsCall):
+        def run(self, scalars: Any) -> bool:
+            super().run(scalars)
+            return False
+
+    monkeypatch.setattr(verify, "prepare", Copying)
     bundle = with_kernels(prebuilt_bundle("sgd"))
     results = verify_bundle(bundle, ["local-sync"])
     assert {r.problem for r in results} == {"not in place, against the manifest"}
@@ -161,13 +167,13 @@ def test_a_module_that_copies_fails_if_the_manifest_says_otherwise(monkeypatch: 
 def test_a_module_that_writes_where_it_must_not(
     operand: int, offset: int, problem: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Careless(verify.LoadedModule):
-        def apply(self, operands: Any, scalars: Any, results: Any) -> Any:
-            views = super().apply(operands, scalars, results)
-            ctypes.memset(operands[operand][0].array.ctypes.data + offset, 7, 1)
-            return views
+    class Careless(RowsCall):
+        def run(self, scalars: Any) -> bool:
+            same = super().run(scalars)
+            ctypes.memset(self.arrays[0][operand].ctypes.data + offset, 7, 1)
+            return same
 
-    monkeypatch.setattr(verify, "LoadedModule", Careless)
+    monkeypatch.setattr(verify, "prepare", Careless)
     results = verify_bundle(with_kernels(prebuilt_bundle("sgd")), ["local-sync"])
     assert {r.problem for r in results} == {problem}
     assert not any(r.ok for r in results)

@@ -12,10 +12,10 @@ from functools import lru_cache
 
 import numpy as np
 
-from optgen.artifact import KernelInfo
+from optgen.artifact import KernelInfo, ModuleInfo
 from optgen.hyper import part
-from optgen.runtime import memory
-from optgen.runtime.device import Binding, Device, device_for
+from optgen.runtime.device import Device, device_for
+from optgen.runtime.execute import prepare
 from optgen.runtime.loading import prebuilt_bundle
 from optgen.runtime.module import LoadedModule
 from optgen.runtime.optimizer import Optimizer
@@ -23,17 +23,12 @@ from optgen.runtime.optimizer import Optimizer
 
 @dataclass(slots=True)
 class _Loaded:
-    """A kernel's module on a device.
-
-    Attributes:
-        trusted: whether a call has shown that results lie where their operands did.
-    """
+    """A kernel's module on a device."""
 
     kernel: KernelInfo
     device: Device
+    info: ModuleInfo
     module: LoadedModule
-    results: list[int]
-    trusted: bool = False
 
 
 _loaded: dict[tuple[str, str, str], _Loaded] = {}
@@ -73,21 +68,7 @@ def run(bundle: str, dtype: str, leaves: Sequence[Sequence[np.ndarray]], scalars
     if not leaves:
         return
     loaded = _load(bundle, dtype, device_for("cpu", sum(leaf[0].size for leaf in leaves)))
-    device = loaded.device
-    bindings: list[list[Binding]] = [
-        [device.bind(memory.writable_alias(leaf[i]), operand.dtype) for leaf in leaves]
-        for i, operand in enumerate(loaded.kernel.operands)
-    ]
-    views = loaded.module.apply(bindings, scalars, loaded.results)
-    if loaded.trusted:
-        return
-    elsewhere = False
-    for i, new in zip(loaded.results, views, strict=True):
-        for leaf, binding, view in zip(leaves, bindings[i], new, strict=True):
-            if binding.staged or device.address(view) != leaf[i].ctypes.data:
-                elsewhere = True
-                device.read(view, leaf[i])
-    loaded.trusted = not elsewhere
+    prepare(loaded.device, loaded.info, loaded.module, loaded.kernel, leaves).run(scalars)
 
 
 def _load(bundle: str, dtype: str, device: Device) -> _Loaded:
@@ -95,7 +76,5 @@ def _load(bundle: str, dtype: str, device: Device) -> _Loaded:
     found = _loaded.get(key)
     if found is None or not found.module.usable:
         kernel = kernel_of(bundle, dtype)
-        _, module = _optimizer(bundle).module(kernel, device)
-        results = [i for i, o in enumerate(kernel.operands) if o.role != "input"]
-        found = _loaded[key] = _Loaded(kernel, device, module, results)
+        found = _loaded[key] = _Loaded(kernel, device, *_optimizer(bundle).module(kernel, device))
     return found

@@ -42,6 +42,7 @@ class ModuleInfo:
         copies: copies of leaves that the stream IR holds; 0 where in place.
         arch: for CPUs, the architecture.
         features: for CPUs, the extensions without which it must not run.
+        abi: how it is called: ``list`` with lists of leaves, ``rows`` with one view for each operand and a table.
     """
 
     target: str
@@ -51,6 +52,7 @@ class ModuleInfo:
     copies: int = 0
     arch: str = ""
     features: tuple[str, ...] = ()
+    abi: str = "list"
 
 
 @dataclass(frozen=True)
@@ -216,7 +218,9 @@ def parse(text: str | bytes, kind: str, newest: int) -> dict[str, Any]:
 def modules_from_json(data: Iterable[Mapping[str, Any]]) -> tuple[ModuleInfo, ...]:
     """Modules, from the manifest's form."""
     return tuple(
-        ModuleInfo(m["target"], m["backend"], m["file"], m["in_place"], m["copies"], m["arch"], tuple(m["features"]))
+        ModuleInfo(
+            m["target"], m["backend"], m["file"], m["in_place"], m["copies"], m["arch"], tuple(m["features"]), m["abi"]
+        )
         for m in data
     )
 

@@ -128,6 +128,7 @@ def _build_kernel(
                 copies,
                 target.arch,
                 target.features,
+                kernel.abi(target.style),
             )
         )
         if progress:

@@ -46,6 +46,10 @@ class Kernel:
     graph: Graph | None = None
     plan: Plan | None = None
 
+    def abi(self, style: Style) -> str:
+        """How a module of that style is called; see :meth:`Style.abi`."""
+        return "list" if self.plan is None else style.abi(self.plan)
+
     def mlir(self, style: Style) -> str:
         """The module as iree-compile takes it, for one kind of device."""
         if self.graph is None or self.plan is None:

@@ -28,13 +28,21 @@ class Style:
             elements are off by 3e-2.
         pairs: whether f64 inside kernels is made of pairs of f32, because the device lacks it.
         halves: whether f16 in memory is handled as bits, because the device lacks it.
-        vector: elements that the CPU's loop handles at once, or None for the compiler's choice.
+        vector: for CPUs, the elements that the loop handles at once. Such kernels take a table of rows and update a
+            whole tree in one dispatch; None gives kernels that take lists of leaves.
     """
 
     accumulator: str = "f64"
     pairs: bool = False
     halves: bool = False
     vector: int | None = None
+
+    def abi(self, plan: Plan) -> str:
+        """How a module for ``plan`` is called: ``rows``, or ``list`` where that is wanted or the rule needs the size
+        of each leaf."""
+        if self.vector is None or plan.reductions or any(n.op == "size" for n in plan.update.entry):
+            return "list"
+        return "rows"
 
 
 @cache
@@ -92,10 +100,11 @@ def write_nodes(
 
 
 def emit_in_place(spec: KernelSpec, graph: Graph, plan: Plan, style: Style) -> str:
-    """The module that updates lists of leaves in place: one tied dispatch for each leaf.
+    """The module that updates any tree in place: one tied dispatch for all leaves, or for each.
 
-    Its one entry point, ``apply``, takes a list of buffer views for each operand and then the scalars, and returns the
-    number of leaves.
+    Its one entry point is ``apply``. By rows (CPUs) it takes a view for each operand, the table of rows and the
+    scalars, and returns the views of what it updated; else it takes a list of views for each operand and the scalars,
+    and returns the number of leaves.
     """
     return _InPlace(spec, graph, plan, style).render()
 
@@ -128,8 +137,9 @@ class _InPlace:
         entry = []
         for value in update.reductions:
             entry += self.widen(f"%r{value.index}", self.reduced[value][1], name(value), value.dtype)
+        by_rows = self.style.abi(self.plan) == "rows"
         return render(
-            "tied_list.mlir.j2",
+            "tied_rows.mlir.j2" if by_rows else "tied_list.mlir.j2",
             name=module_name(spec),
             operands=operands,
             results=results,
@@ -144,7 +154,7 @@ class _InPlace:
             pairs=[(self.host(v), v.dtype) for v in self.plan.coefficients if self.is_pair(v)] if self.pairs else [],
             opaque=self.pairs,
             coefficients=self.parts(self.plan.coefficients, self.host, "%c"),
-            captures=self.parts(update.captures, lambda v: f"%c{v.index}", "%k"),
+            captures=self.parts(update.captures, self.host if by_rows else lambda v: f"%c{v.index}", "%k"),
             reductions=reductions,
             extracted=[(*self.reduced[v], f"%r{v.index}") for v in update.reductions],
             entry=entry + self.write(update.entry, name, "%count", "%q"),

@@ -117,6 +117,11 @@ class Device:
         )
         return Binding(self._view(buffer, shape, dtype), buffer, array, True)
 
+    def span(self, memory: memoryview, count: int, dtype: str) -> tuple[Any, Any]:
+        """A view of ``count`` elements over ``memory`` of this process, for CPUs, and the buffer that it needs."""
+        buffer = self.hal.allocator.import_host_allocation(memory, self._host_memory, self._mapped_usage)
+        return self._view(buffer, [count], dtype), buffer
+
     def _can_import(self, array: np.ndarray) -> bool:
         address = array.ctypes.data
         if self.backend == "cpu":

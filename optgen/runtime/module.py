@@ -61,33 +61,20 @@ class LoadedModule:
         """False in a process that was forked from the one that loaded it."""
         return self._process == os.getpid()
 
-    def apply(
-        self, operands: Sequence[Sequence[Binding]], scalars: Sequence[float], results: Sequence[int]
-    ) -> list[list[Any]]:
-        """Updates leaves.
+    @property
+    def runtime(self) -> Any:
+        """The ``iree.runtime`` package."""
+        return self._rt
+
+    def invoke(self, arguments: Any, outputs: Any) -> None:
+        """Calls the entry point.
 
         Args:
-            operands: for each operand of the kernel its leaves.
-            scalars: the kernel's scalars.
-            results: positions of the operands that the update replaces.
-
-        Returns:
-            For each of ``results``, the views of the new leaves; where the update is in place, of the old memory.
+            arguments: a VmVariantList of what it takes.
+            outputs: an empty one, which gets what it returns.
         """
-        rt = self._rt
-        arguments = rt.VmVariantList(len(operands) + len(scalars))
-        lists = []
-        for bindings in operands:
-            views = rt.VmVariantList(len(bindings))
-            for binding in bindings:
-                views.push_ref(binding.view)
-            arguments.push_list(views)
-            lists.append(views)
-        for number in scalars:
-            arguments.push_float(number)
         with self._lock:
-            self._context.invoke(self._function, arguments, rt.VmVariantList(1))
-        return [[lists[i].get_as_object(j, rt.HalBufferView) for j in range(len(operands[i]))] for i in results]
+            self._context.invoke(self._function, arguments, outputs)
 
     def call(self, arguments: Sequence[Binding], results: int) -> list[Any]:
         """Calls a function of tensors.
@@ -103,8 +90,7 @@ class LoadedModule:
         inputs, outputs = rt.VmVariantList(len(arguments)), rt.VmVariantList(results)
         for binding in arguments:
             inputs.push_ref(binding.view)
-        with self._lock:
-            self._context.invoke(self._function, inputs, outputs)
+        self.invoke(inputs, outputs)
         return [outputs.get_as_object(i, rt.HalBufferView) for i in range(results)]
 
 

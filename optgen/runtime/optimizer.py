@@ -14,7 +14,8 @@ from optgen.artifact import Bundle, KernelInfo, Manifest, ModuleInfo, write_bund
 from optgen.errors import HyperparameterError, LeafError, TreeError
 from optgen.hyper import Hyper, part
 from optgen.runtime import memory
-from optgen.runtime.device import Binding, Device, device_for
+from optgen.runtime.device import Device, device_for
+from optgen.runtime.execute import prepare
 from optgen.runtime.memory import Leaf
 from optgen.runtime.module import LoadedModule, check_runtime
 from optgen.runtime.select import choose
@@ -318,22 +319,7 @@ class Optimizer:
         for (_, scalars), group in groups.items():
             kernel = group[0].kernel
             info, module = self.module(kernel, device)
-            leaves = [device.bind_leaf(kernel, [memory.writable_alias(a) for a in work.arrays]) for work in group]
-            bindings: list[list[Binding]] = [[leaf[i] for leaf in leaves] for i in range(len(kernel.operands))]
-            results = [i for i, o in enumerate(kernel.operands) if o.role != "input"]
-            views = module.apply(bindings, scalars, results)
-            device.read_all(
-                (view, work.arrays[i])
-                for i, new in zip(results, views, strict=True)
-                for work, binding, view in zip(group, bindings[i], new, strict=True)
-                if binding.staged or not self._same(info, device, binding, view)
-            )
-
-    def _same(self, info: ModuleInfo, device: Device, binding: Binding, view: Any) -> bool:
-        """Whether a result lies where its operand did, as it does unless the compiler had to copy."""
-        if device.backend != "cpu":
-            return info.in_place
-        return device.address(view) == binding.array.ctypes.data
+            prepare(device, info, module, kernel, [work.arrays for work in group]).run(scalars)
 
     def _device(self, elements: int) -> Device:
         return device_for(self.device_name, elements)

@@ -18,6 +18,7 @@ from optgen.errors import BundleError
 from optgen.hyper import part
 from optgen.runtime import memory
 from optgen.runtime.device import Device, get_device, list_devices
+from optgen.runtime.execute import ListCall, prepare
 from optgen.runtime.module import LoadedModule, check_runtime
 from optgen.runtime.select import unfit
 
@@ -147,7 +148,7 @@ def _verify_module(
     if not kernel.cases:
         raise BundleError(f"the bundle is damaged: kernel {kernel.name} has no probes")
     for index, case in enumerate(kernel.cases):
-        _run_case(kernel, device, module, probes, index, case, outcomes)
+        _run_case(kernel, device, info, module, probes, index, case, outcomes)
     results = []
     for name, outcome in outcomes.items():
         bound = bound_for(kernel, kernel.operand(name).dtype)
@@ -168,6 +169,7 @@ def _verify_module(
 def _run_case(
     kernel: KernelInfo,
     device: Device,
+    info: ModuleInfo,
     module: LoadedModule,
     probes: _Probes,
     index: int,
@@ -186,40 +188,34 @@ def _run_case(
         scalars = [part(case.hypers[s.hyper], s.part) for s in kernel.scalars]
     except KeyError as error:
         raise BundleError(f"the bundle is damaged: probe {index} of {kernel.name} lacks {error}") from error
-    bindings = device.bind_leaf(kernel, [array[span] for array in whole])
-    places = [i for i, o in enumerate(kernel.operands) if o.role != "input"]
-    views = module.apply([[b] for b in bindings], scalars, places)
+    call = prepare(device, info, module, kernel, [[array[span] for array in whole]])
+    in_place = call.run(scalars)
+    bindings = [b for [b] in call.bindings] if isinstance(call, ListCall) else []
 
     overwritten = ""  # what the module had no business to write
-    for operand, array, old, binding in zip(kernel.operands, whole, before, bindings, strict=True):
+    for i, (operand, array, old) in enumerate(zip(kernel.operands, whole, before, strict=True)):
         now = array
-        if binding.staged and operand.role == "input":
+        if operand.role == "input" and bindings and bindings[i].staged:
             now = old.copy()
-            device.read(binding.view, now[span])
+            device.read(bindings[i].view, now[span])
         if operand.role == "input" and _differs(now, old):
             overwritten = f"input '{operand.name}' overwritten"
         elif _differs(now[:_GUARD], old[:_GUARD]) or _differs(now[span.stop :], old[span.stop :]):
             overwritten = f"memory beside '{operand.name}' overwritten"
-    for i, [view] in zip(places, views, strict=True):
-        operand, binding = kernel.operands[i], bindings[i]
-        result = np.empty(size, storage_dtype(operand.dtype))
-        device.read(view, result)
+    for i, operand in enumerate(kernel.operands):
+        if operand.role == "input":
+            continue
+        result = whole[i][span]
         outcome = outcomes[operand.name]
         expected = probes.get(f"{index}.out.{operand.name}", size, np.dtype(np.float64))
         term = probes.get(f"{index}.term.{operand.name}", size, np.dtype(np.float64))
         outcome.max_ulp = max(outcome.max_ulp, error_in_ulp(result, expected, term, operand.dtype))
-        outcome.in_place &= _in_place(device, binding.view, view, result)
+        # On the CPU by address; elsewhere by what now lies in the argument's memory.
+        there = result.copy()
+        if bindings and bindings[i].staged:
+            device.read(bindings[i].view, there)
+        outcome.in_place &= in_place and not _differs(there, result)
         outcome.problem = outcome.problem or overwritten
-
-
-def _in_place(device: Device, argument: Any, view: Any, result: np.ndarray) -> bool:
-    """Whether ``view`` is the memory of ``argument``: by address, or where there is none, by what now lies there."""
-    address = device.address(view)
-    if address is not None:
-        return address == device.address(argument)
-    there = np.empty_like(result)
-    device.read(argument, there)
-    return not _differs(there, result)
 
 
 def _differs(a: np.ndarray, b: np.ndarray) -> bool:

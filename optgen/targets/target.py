@@ -70,7 +70,7 @@ _COMMON = ("--iree-input-demote-f64-to-f32=false", "--iree-vm-target-extension-f
 
 
 def _cpu(name: str, triple: str, cpu: str, arch: str, features: tuple[str, ...] = (), *, extra: tuple[str, ...] = (),
-         note: str = "") -> Target:  # fmt: skip
+         vector: int = 16, note: str = "") -> Target:  # fmt: skip
     return Target(
         name,
         "cpu",
@@ -84,6 +84,7 @@ def _cpu(name: str, triple: str, cpu: str, arch: str, features: tuple[str, ...] 
         ),
         arch,
         features,
+        style=Style(vector=vector),
         note=note,
     )
 

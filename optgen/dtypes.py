@@ -32,6 +32,19 @@ def dtype_name(dtype: Any) -> str:
     Raises:
         ValueError: if it is not one of f16, bf16, f32 and f64.
     """
+    try:
+        return _known[dtype]
+    except (KeyError, TypeError):
+        name = _dtype_name(dtype)
+    if dtype.__hash__ is not None:
+        _known[dtype] = name
+    return name
+
+
+_known: dict[Any, str] = {}  # numpy takes its time to name a dtype
+
+
+def _dtype_name(dtype: Any) -> str:
     text = str(getattr(dtype, "name", None) or getattr(dtype, "__name__", None) or dtype)
     text = text.removeprefix("torch.")
     if text not in FLOATS:

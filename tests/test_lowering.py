@@ -204,6 +204,15 @@ def test_out_of_place_is_right_and_said(device: str, rng: np.random.Generator) -
         np.testing.assert_allclose(params[key], expected[key], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float64"])
+def test_out_of_place_in_other_dtypes(dtype: str, rng: np.random.Generator) -> None:
+    w, g = (rng.standard_normal((3, 3)).astype(dtype) for _ in range(2))
+    expected = w - 0.1 * (w @ w.T @ g)
+    opt = optgen.compile(product, w)
+    opt.step(w, g, opt.init(w), lr=0.1)
+    np.testing.assert_allclose(w, expected, rtol=2e-2 if dtype == "float16" else 1e-12, atol=1e-2)
+
+
 def test_f64_reduction_is_accurate(rng: np.random.Generator) -> None:
     """f32 sums of a million elements are off by 4e-4 in the compiler's own reductions."""
     opt = optgen.compile(centered, device="local-task")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from optgen.arrays.methods import UpdateMethods
+from optgen.arrays.packing import pack
 from optgen.arrays.printing import format_tree
 from optgen.runtime.memory import kind_of
 
@@ -90,6 +91,20 @@ class Container(dict[str, Any], UpdateMethods):
     def copy(self) -> Container:
         """A Container of the same structure with copies of the arrays, so that updates in place reach only one."""
         return self.map(_copied)
+
+    def pack(self) -> Container:
+        """A copy whose leaves lie side by side in one aligned buffer for each dtype.
+
+        An update of packed params, grads and state is one long row to a compiled module, whatever the number of leaves.
+
+        Raises:
+            LeafError: if a leaf is a JAX array, which cannot be a view, or no array at all.
+        """
+        return pack(self)
+
+    def zeros(self) -> Container:
+        """Zeros of the same structure, shapes and dtypes, packed as :meth:`pack` does it: grads for packed params."""
+        return pack(self, values=False)
 
     def __repr__(self) -> str:
         return format_tree(self)

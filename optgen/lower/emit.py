@@ -27,7 +27,7 @@ class Style:
         accumulator: element type of inexact reductions; f64 where the device has it, since f32 sums of 16M
             elements are off by 3e-2.
         pairs: whether f64 inside kernels is made of pairs of f32, because the device lacks it.
-        halves: whether f16 in memory is handled as bits, because the device lacks it.
+        halves: whether f16 is converted by integer arithmetic, because the device lacks it.
         vector: for CPUs, the elements that the loop handles at once. Such kernels take a table of rows and update a
             whole tree in one dispatch; None gives kernels that take lists of leaves.
     """
@@ -73,7 +73,7 @@ def write_nodes(
         nodes: in order.
         name: gives the SSA name of a value.
         size: SSA name of the number of elements, an index; needed where the nodes use it.
-        halves: whether values of type f16 are bits.
+        halves: whether f16 is converted by integer arithmetic.
 
     Raises:
         LoweringError: for an operation on a type that it does not exist for.
@@ -87,8 +87,9 @@ def write_nodes(
         elif node.op == "size":
             lines.append(f"{result}_i = arith.index_cast {size} : index to i64")
             lines.append(f"{result} = arith.sitofp {result}_i : i64 to {node.result.dtype}")
-        elif halves and "f16" in (node.result.dtype, node.operands[0].dtype):
-            lines += convert_half(node.op, result, operands[0], node.operands[0].dtype, node.result.dtype)
+        elif "f16" in (node.result.dtype, node.operands[0].dtype):
+            ends = node.operands[0].dtype, node.result.dtype
+            lines += convert_half(node.op, result, operands[0], *ends, native=not halves)
         else:
             dtype = node.operands[0].dtype
             extra = str(node.attribute) if node.op == "compare" else node.result.dtype
@@ -117,7 +118,7 @@ class _InPlace:
         self.pairs = style.pairs and spec.dtypes.compute == "f64"
         # What is in memory, as the kernel sees it.
         self.operands = operands = tuple(
-            dataclasses.replace(o, dtype="i16") if style.halves and o.dtype == "f16" else o for o in spec.operands
+            dataclasses.replace(o, dtype="i16") if o.dtype == "f16" else o for o in spec.operands
         )
         self.tensors = dict(zip(graph.inputs[: len(operands)], operands, strict=True))
         self.scalars = dict(zip(graph.inputs[len(operands) :], spec.scalars, strict=True))

@@ -1,7 +1,7 @@
-"""f16 by integer arithmetic, for devices without it.
+"""f16 in memory: its bits, an i16 each, converted by the processor or by integer arithmetic.
 
-IREE compiles f16 for a Vulkan device that lacks it as f32, in memory too, and says nothing; so f16 leaves go there as
-their bits, an i16 each.
+IREE compiles f16 for a Vulkan device that lacks it as f32, in memory too, and says nothing. x86-64-v2 lacks it as well,
+and LLVM calls a library function for each element; integer arithmetic is a vector's work.
 """
 
 from __future__ import annotations
@@ -9,17 +9,32 @@ from __future__ import annotations
 from optgen.errors import LoweringError
 
 
-def convert_half(op: str, result: str, operand: str, source: str, target: str) -> list[str]:
-    """The MLIR of a conversion between f16, as bits, and f32.
+def convert_half(op: str, result: str, operand: str, source: str, target: str, *, native: bool) -> list[str]:
+    """The MLIR of a conversion between f16, as bits, and f32; ``native`` where the device has f16.
 
     Raises:
         LoweringError: for any other operation or type.
     """
-    if op == "convert" and (source, target) == ("f16", "f32"):
-        return half_to_float(result, operand)
-    if op == "convert" and (source, target) == ("f32", "f16"):
-        return float_to_half(result, operand)
-    raise LoweringError(f"'{op}' from {source} to {target} has no form for devices without f16")
+    if op != "convert" or "f16" not in (source, target):
+        raise LoweringError(f"'{op}' from {source} to {target}: f16 is only converted")
+    if native:
+        name = "extf" if source == "f16" else "truncf"
+        if source == "f16":
+            return [
+                f"{result}_h = arith.bitcast {operand} : i16 to f16",
+                f"{result} = arith.{name} {result}_h : f16 to {target}",
+            ]
+        return [
+            f"{result}_h = arith.{name} {operand} : {source} to f16",
+            f"{result} = arith.bitcast {result}_h : f16 to i16",
+        ]
+    if source == "f16":
+        lines = half_to_float(result if target == "f32" else f"{result}_w", operand)
+        return lines if target == "f32" else [*lines, f"{result} = arith.extf {result}_w : f32 to {target}"]
+    if source == "f64":
+        # Rounding to odd first, so that the second rounding is the only one that counts.
+        raise LoweringError("f64 to f16 has no form for devices without f16")
+    return float_to_half(result, operand)
 
 
 def half_to_float(result: str, bits: str) -> list[str]:

@@ -34,7 +34,7 @@ def write_pair_nodes(
         nodes: in order; of f64, f32, 16-bit and boolean values.
         name: gives the SSA name of a value, for f64 its stem.
         prefix: of the names of temporaries.
-        halves: whether values of type f16 are bits.
+        halves: whether f16 is converted by integer arithmetic.
 
     Raises:
         LoweringError: for an operation on a type that it does not exist for.
@@ -97,8 +97,8 @@ class _Writer:
         return self.op("arith.cmpf olt,", self.op("math.absf", x), self.number(float("inf")))
 
     def convert(self, result: str, x: str, source: str, target: str) -> list[str]:
-        if self.halves and "f16" in (source, target):
-            return convert_half("convert", result, x, source, target)
+        if "f16" in (source, target):
+            return convert_half("convert", result, x, source, target, native=not self.halves)
         return OPS["convert"].write(result, [x], source, target)
 
     # Error-free transforms.

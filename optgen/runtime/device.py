@@ -63,11 +63,10 @@ class Device:
         types = rt.HalElementType
         self._elements = {
             "f16": types.FLOAT_16, "bf16": types.BFLOAT_16, "f32": types.FLOAT_32, "f64": types.FLOAT_64,
+            "bits16": types.INT_16,
             "i1": types.BOOL_8, "i8": types.SINT_8, "i16": types.SINT_16, "i32": types.SINT_32, "i64": types.SINT_64,
             "ui8": types.UINT_8, "ui16": types.UINT_16, "ui32": types.UINT_32, "ui64": types.UINT_64,
         }  # fmt: skip
-        if self.backend == "vulkan":
-            self._elements["f16"] = types.INT_16  # modules for Vulkan see f16 as bits (lower/halves.py)
         memory, usage = rt.MemoryType, rt.BufferUsage
         self._host_memory = int(memory.HOST_LOCAL | memory.DEVICE_VISIBLE)
         self._device_memory = int(memory.DEVICE_LOCAL)
@@ -81,7 +80,7 @@ class Device:
         pad = self.backend == "vulkan" and kernel.shape is None and any(SIZES[o.dtype] == 2 for o in kernel.operands)
         padding = arrays[0].size % 2 if pad else 0
         return [
-            self.bind(array, operand.dtype, kernel.shape, padding)
+            self.bind(array, memory_type(operand.dtype), kernel.shape, padding)
             for array, operand in zip(arrays, kernel.operands, strict=True)
         ]
 
@@ -168,6 +167,11 @@ class Device:
 
     def __repr__(self) -> str:
         return f"Device({self.uri!r}, {self.description!r})"
+
+
+def memory_type(dtype: str) -> str:
+    """What the kernels of rules see of elements of type ``dtype``: f16 as its bits."""
+    return "bits16" if dtype == "f16" else dtype
 
 
 _devices: dict[str, Device] = {}

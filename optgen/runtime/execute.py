@@ -13,7 +13,7 @@ import numpy as np
 
 from optgen.artifact import KernelInfo, ModuleInfo
 from optgen.dtypes import SIZES
-from optgen.runtime.device import Binding, Device
+from optgen.runtime.device import Binding, Device, memory_type
 from optgen.runtime.memory import ALIGNMENT, empty, writable_alias
 from optgen.runtime.module import LoadedModule
 
@@ -117,11 +117,11 @@ class RowsCall:
             base = int(addresses.min())
             table[:, i] = (addresses - base) // size
             span = int((addresses + counts * size).max()) - base
-            view, buffer = device.span(_memory_at(base, span, _WRITABLE), span // size, operand.dtype)
+            view, buffer = device.span(_memory_at(base, span, _WRITABLE), span // size, memory_type(operand.dtype))
             self.views.append(view)
             self.buffers.append(buffer)
             self.bases.append(base)
-        self.rows = _split_rows(table)
+        self.rows = _split_rows(_join_rows(table))
         binding = device.bind(self.rows, "i64", self.rows.shape)
         self.views.append(binding.view)
         self.buffers.append(binding)
@@ -154,6 +154,19 @@ class RowsCall:
         for leaf in self.arrays:
             array = leaf[operand]
             ctypes.memmove(array.ctypes.data, source + array.ctypes.data - self.bases[operand], array.nbytes)
+
+
+def _join_rows(table: np.ndarray) -> np.ndarray:
+    """``table`` with leaves that follow one another in every operand as one: packed trees become a single row."""
+    if len(table) == 1:
+        return table
+    follows = (table[1:, :-1] == table[:-1, :-1] + table[:-1, -1:]).all(axis=1)
+    if not follows.any():
+        return table
+    first = np.flatnonzero(np.concatenate([[True], ~follows]))
+    joined = table[first].copy()
+    joined[:, -1] = np.add.reduceat(table[:, -1], first)
+    return joined
 
 
 def _split_rows(table: np.ndarray) -> np.ndarray:

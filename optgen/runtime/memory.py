@@ -5,8 +5,9 @@ from __future__ import annotations
 import ctypes
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,15 @@ class Leaf:
     dtype: str
     kind: str
     owner: Any
+
+    _address: int = -1
+
+    @property
+    def address(self) -> int:
+        """Where its memory begins; asked for once, since numpy takes its time to say."""
+        if self._address < 0:
+            self._address = self.array.__array_interface__["data"][0]
+        return self._address
 
 
 def as_leaf(value: Any, path: str, what: str) -> Leaf:
@@ -155,6 +165,28 @@ def aligned_copy(array: np.ndarray, dtype: str) -> np.ndarray:
     return result
 
 
+def packed(slots: Mapping[str, tuple[tuple[int, ...], str]]) -> dict[str, np.ndarray]:
+    """Zeros of the given shapes and dtypes, side by side in one aligned buffer for each dtype."""
+    found: dict[str, np.ndarray] = {}
+    for dtype in dict.fromkeys(dtype for _, dtype in slots.values()):
+        mine = {path: shape for path, (shape, kind) in slots.items() if kind == dtype}
+        buffer = empty((sum(math.prod(shape) for shape in mine.values()),), dtype)
+        buffer[...] = 0
+        start = 0
+        for path, shape in mine.items():
+            stop = start + math.prod(shape)
+            found[path] = buffer[start:stop].reshape(shape)
+            start = stop
+    return found
+
+
+def bump_versions(tensors: Sequence[Any]) -> None:
+    """Tells torch's autograd that tensors have changed, as torch's own in-place operations do."""
+    import torch
+
+    torch.autograd.graph.increment_version(tensors)
+
+
 def usable(array: np.ndarray) -> bool:
     """Whether a kernel can run on this memory itself: C-contiguous, and each element on its own boundary."""
     return bool(array.flags.c_contiguous) and array.ctypes.data % array.itemsize == 0
@@ -183,9 +215,11 @@ def check_overlap(leaves: Sequence[tuple[Leaf, str, bool]]) -> None:
     spans = []
     for index, (leaf, _, _) in enumerate(leaves):
         if leaf.array.size:
-            low, high = _bounds(leaf.array)
+            low, high = _bounds(leaf)
             spans.append((low, high, index))
     spans.sort()
+    if all(high <= low for (_, high, _), (low, _, _) in pairwise(spans)):
+        return
     open_spans: list[tuple[int, int]] = []  # (end, index) of spans that may still overlap what follows
     for low, high, index in spans:
         open_spans = [(end, other) for end, other in open_spans if end > low]
@@ -200,11 +234,10 @@ def check_overlap(leaves: Sequence[tuple[Leaf, str, bool]]) -> None:
         open_spans.append((high, index))
 
 
-def _bounds(array: np.ndarray) -> tuple[int, int]:
-    if array.flags.c_contiguous:
-        start = array.ctypes.data
-        return start, start + array.nbytes
-    low, high = np.lib.array_utils.byte_bounds(array)
+def _bounds(leaf: Leaf) -> tuple[int, int]:
+    if leaf.array.flags.c_contiguous:
+        return leaf.address, leaf.address + leaf.array.nbytes
+    low, high = np.lib.array_utils.byte_bounds(leaf.array)
     return int(low), int(high)
 
 

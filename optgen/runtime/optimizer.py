@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from optgen.artifact import Bundle, KernelInfo, Manifest, ModuleInfo, write_bund
 from optgen.errors import HyperparameterError, LeafError, TreeError
 from optgen.hyper import Hyper, part
 from optgen.runtime import memory
+from optgen.runtime.bound import BoundStep
 from optgen.runtime.device import Device, device_for
 from optgen.runtime.execute import prepare
 from optgen.runtime.memory import Leaf
@@ -23,14 +24,14 @@ from optgen.runtime.tree import is_tree, leaves_of, map_tree, match, show
 
 
 @dataclass
-class _Work:
+class Work:
     """One leaf of an update: for each operand of the kernel, the user's leaf and the memory that the kernel uses."""
 
     path: str
     leaves: list[Leaf]
     arrays: list[np.ndarray]
     kernel: KernelInfo
-    scalars: tuple[float, ...]
+    scalars: tuple[float, ...] = ()
 
 
 class Optimizer:
@@ -72,7 +73,7 @@ class Optimizer:
             self.device_name = device
             return
         self.device_name = device
-        choose(bundle.manifest.kernels[0], self._device(0))  # a device asked for by name: fail now, not at a step
+        choose(bundle.manifest.kernels[0], self.device_for(0))  # a device asked for by name: fail now, not at a step
 
     @property
     def manifest(self) -> Manifest:
@@ -104,16 +105,38 @@ class Optimizer:
             self._kernel_for(leaf, None, None)
         state: dict[str, Any] = {"step": 0}
         for name in self.manifest.state:
-
-            def zeros(path: str, _: Any, name: str = name) -> Any:
-                leaf = leaves[path]
-                dtype = self._kernel_for(leaf, None, None).operand(name).dtype
-                array = memory.empty(leaf.array.shape, dtype)
-                array[...] = 0
-                return memory.to_kind(array, dtype, leaf.kind)
-
-            state[name] = map_tree(zeros, params)
+            dtypes = {p: self._kernel_for(leaf, None, None).operand(name).dtype for p, leaf in leaves.items()}
+            slots = memory.packed({p: (leaf.array.shape, dtypes[p]) for p, leaf in leaves.items()})
+            arrays = {path: memory.to_kind(slots[path], dtypes[path], leaf.kind) for path, leaf in leaves.items()}
+            state[name] = _replace(params, arrays)
         return state
+
+    def bind(self, params: Any, grads: Any, state: MutableMapping[str, Any]) -> BoundStep:
+        """A prepared step on these very arrays: ``bound.step(lr=...)`` does nothing but call the module.
+
+        Args:
+            params: the tree to update, of numpy, torch or optgen arrays in contiguous memory.
+            grads: as for :meth:`step`. Fill the same arrays anew before each step.
+            state: from :meth:`init`, or as a step left it.
+
+        Raises:
+            TreeError, LeafError, OverlapError: as :meth:`step`, and if a leaf's memory cannot be used as it is.
+        """
+        return BoundStep(self, self._collect(self._trees(params, grads, state, {})), state)
+
+    def _trees(self, params: Any, grads: Any, state: Any, hypers: Mapping[str, Any]) -> dict[str, Any]:
+        """A tree for each operand."""
+        manifest = self.manifest
+        if not isinstance(state, Mapping) or "step" not in state:
+            raise TreeError("'state' must be what init or the last step returned: a dict with 'step'")
+        if missing := [n for n in manifest.state if n not in state]:
+            raise TreeError(f"'state' must have '{missing[0]}' (it has {', '.join(map(repr, state))})")
+        if len(manifest.inputs) != 1:
+            raise TreeError(f"rule '{manifest.rule}' has the inputs {', '.join(manifest.inputs)}: call apply instead")
+        if missing := [n for n in manifest.per_element if n not in hypers]:
+            raise HyperparameterError(f"'{missing[0]}' must be given as a tree of arrays like the params")
+        trees = {manifest.param: params, manifest.inputs[0]: grads, **{n: state[n] for n in manifest.state}}
+        return trees | {n: hypers[n] for n in manifest.per_element}
 
     def step(self, params: Any, grads: Any, state: Any, **hypers: Any) -> tuple[Any, Any]:
         """One update, in place: the same buffers come back, JAX arrays excepted, which are new.
@@ -135,20 +158,10 @@ class Optimizer:
 
             Nothing has been changed when one of these is raised.
         """
-        if not isinstance(state, Mapping) or "step" not in state:
-            raise TreeError("'state' must be what init or the last step returned: a dict with 'step'")
-        if missing := [n for n in self.manifest.state if n not in state]:
-            raise TreeError(f"'state' must have '{missing[0]}' (it has {', '.join(map(repr, state))})")
+        trees = self._trees(params, grads, state, hypers)
         if "step" in hypers:
             raise HyperparameterError("'step' is counted in the state: set state['step'] instead")
-        count = int(state["step"]) + 1
-        manifest = self.manifest
-        if len(manifest.inputs) != 1:
-            raise TreeError(f"rule '{manifest.rule}' has the inputs {', '.join(manifest.inputs)}: call apply instead")
-        if missing := [n for n in manifest.per_element if n not in hypers]:
-            raise HyperparameterError(f"'{missing[0]}' must be given as a tree of arrays like the params")
-        trees = {manifest.param: params, manifest.inputs[0]: grads, **{n: state[n] for n in manifest.state}}
-        trees |= {n: hypers[n] for n in manifest.per_element}
+        manifest, count = self.manifest, int(state["step"]) + 1
         numbers = {n: v for n, v in hypers.items() if n not in manifest.per_element}
         results = self.apply(trees, {**numbers, **({"step": count} if "step" in self._hypers else {})})
         if isinstance(state, dict) and all(results[n] is state[n] for n in manifest.state):
@@ -164,7 +177,15 @@ class Optimizer:
         Returns:
             The trees of the operands that the rule replaces: those given, except where they hold JAX arrays.
         """
-        works = self._collect(trees, hypers)
+        works = self._collect(trees)
+        resolve = self._resolve(hypers, leaves_of(trees[self.manifest.param]))
+        scalars: dict[tuple[int, str], tuple[float, ...]] = {}  # mostly the same for all leaves of a kernel
+        for work in works:
+            values = resolve(work.path)
+            key = (id(values), work.kernel.name)
+            if key not in scalars or values is not resolve(work.path):
+                scalars[key] = tuple(part(values[s.hyper], s.part) for s in work.kernel.scalars)
+            work.scalars = scalars[key]
         names = [o.name for o in self.manifest.kernels[0].operands if o.role != "input"]
         if works:
             self._run(works)
@@ -178,12 +199,12 @@ class Optimizer:
                 elif array is not leaf.array:
                     leaf.array[...] = array
                 if leaf.kind == "torch":
-                    _bump_version(leaf.owner)
+                    memory.bump_versions([leaf.owner])
         return {n: _replace(trees[n], fresh[n]) if fresh[n] else trees[n] for n in names}
 
     # Collecting and checking: nothing is written before all of it has passed.
 
-    def _collect(self, trees: Mapping[str, Any], hypers: Mapping[str, Any]) -> list[_Work]:
+    def _collect(self, trees: Mapping[str, Any]) -> list[Work]:
         manifest = self.manifest
         raw = leaves_of(trees[manifest.param])
         others = {
@@ -194,38 +215,36 @@ class Optimizer:
         skipped = {p for p in raw for n in manifest.inputs if p not in others.get(n, raw)}
         params = {p: memory.as_leaf(v, p, "params") for p, v in raw.items()}
         self._check_layout(params)
-        resolve = self._resolve(hypers, raw)
         works, spans = [], []
+        names = {name: self._tree_name(name) for name in trees}
+        as_leaf = memory.as_leaf
         for path, param in params.items():
             if path in skipped or param.array.size == 0:
                 continue
             leaves = {manifest.param: param}
+            shape = param.array.shape
             for name, found in others.items():
-                leaves[name] = memory.as_leaf(found[path], path, self._tree_name(name))
-                if leaves[name].array.shape != param.array.shape:
+                leaf = leaves[name] = as_leaf(found[path], path, names[name])
+                if leaf.array.shape != shape:
                     raise LeafError(
-                        f"{self._tree_name(name)} {show(path)} must have the shape of its param, {param.array.shape} "
-                        f"(got {leaves[name].array.shape})"
+                        f"{names[name]} {show(path)} must have the shape of its param, {shape} (got {leaf.array.shape})"
                     )
             kernel = self._kernel_for(param, leaves.get(manifest.inputs[0]) if manifest.inputs else None, leaves)
+            ordered = []
             for operand in kernel.operands:
                 leaf = leaves[operand.name]
-                written = operand.role != "input"
-                if written and leaf.kind != "jax" and not leaf.array.flags.writeable:
-                    raise LeafError(f"{self._tree_name(operand.name)} {show(path)} must be writable (it is read-only)")
-                if written and 0 in leaf.array.strides and leaf.array.size > 1 and _repeats(leaf.array):
-                    raise LeafError(
-                        f"{self._tree_name(operand.name)} {show(path)} must have memory of its own for each element "
-                        "(it is a broadcast view)"
-                    )
-                spans.append((leaf, self._tree_name(operand.name), written and leaf.kind != "jax"))
-            values = resolve(path)
-            scalars = tuple(part(values[s.hyper], s.part) for s in kernel.scalars)
-            works.append(_Work(path, [leaves[o.name] for o in kernel.operands], [], kernel, scalars))
+                written = operand.role != "input" and leaf.kind != "jax"
+                if written:
+                    _check_writable(leaf, names[operand.name])
+                ordered.append(leaf)
+                spans.append((leaf, names[operand.name], written))
+            works.append(Work(path, ordered, [], kernel))
         memory.check_overlap(spans)
         for work in works:
-            for leaf, operand in zip(work.leaves, work.kernel.operands, strict=True):
-                work.arrays.append(_kernel_memory(leaf, operand.role != "input"))
+            work.arrays = [
+                _kernel_memory(leaf, o.role != "input")
+                for leaf, o in zip(work.leaves, work.kernel.operands, strict=True)
+            ]
         return works
 
     def _kernel_for(self, param: Leaf, grad: Leaf | None, leaves: Mapping[str, Leaf] | None) -> KernelInfo:
@@ -281,6 +300,20 @@ class Optimizer:
         known = ", ".join(n for n, h in self._hypers.items() if h.kind != "step")
         raise HyperparameterError(f"'{manifest.rule}' has no hyperparameter '{name}' (it has {known})")
 
+    @property
+    def counts_steps(self) -> bool:
+        """Whether the rule uses the number of the step."""
+        return "step" in self._hypers
+
+    def resolve(self, hypers: Mapping[str, Any]) -> dict[str, float]:
+        """All hyperparameters as numbers, those given or the defaults.
+
+        Raises:
+            HyperparameterError: if one is unknown, missing or out of its range.
+        """
+        values: dict[str, float] = self._resolve(hypers, {})("")
+        return values
+
     def _resolve(self, hypers: Mapping[str, Any], paths: Mapping[str, Any]) -> Any:
         """A function from a leaf's path to its hyperparameters, all checked now."""
         common: dict[str, float] = {}
@@ -310,10 +343,10 @@ class Optimizer:
 
     # Running.
 
-    def _run(self, works: Sequence[_Work]) -> None:
+    def _run(self, works: Sequence[Work]) -> None:
         elements = sum(work.arrays[0].size for work in works)
-        device = self._device(elements)
-        groups: dict[tuple[str, tuple[float, ...]], list[_Work]] = {}
+        device = self.device_for(elements)
+        groups: dict[tuple[str, tuple[float, ...]], list[Work]] = {}
         for work in works:
             groups.setdefault((work.kernel.name, work.scalars), []).append(work)
         for (_, scalars), group in groups.items():
@@ -321,7 +354,8 @@ class Optimizer:
             info, module = self.module(kernel, device)
             prepare(device, info, module, kernel, [work.arrays for work in group]).run(scalars)
 
-    def _device(self, elements: int) -> Device:
+    def device_for(self, elements: int) -> Device:
+        """The device for a call on that many elements."""
         return device_for(self.device_name, elements)
 
     def module(self, kernel: KernelInfo, device: Device) -> tuple[ModuleInfo, LoadedModule]:
@@ -343,9 +377,20 @@ def _replace(tree: Any, leaves: Mapping[str, Any]) -> Any:
     return map_tree(lambda path, leaf: leaves.get(path, leaf), tree)
 
 
+def _check_writable(leaf: Leaf, tree: str) -> None:
+    flags = leaf.array.flags
+    if not flags.writeable:
+        raise LeafError(f"{tree} {show(leaf.path)} must be writable (it is read-only)")
+    if not flags.c_contiguous and _repeats(leaf.array):
+        raise LeafError(
+            f"{tree} {show(leaf.path)} must have memory of its own for each element (it is a broadcast view)"
+        )
+
+
 def _kernel_memory(leaf: Leaf, written: bool) -> np.ndarray:
     """The leaf's own memory where a kernel can use it, else a copy."""
-    if (written and leaf.kind == "jax") or not memory.usable(leaf.array):
+    usable = leaf.array.flags.c_contiguous and leaf.address % leaf.array.itemsize == 0
+    if (written and leaf.kind == "jax") or not usable:
         return memory.aligned_copy(leaf.array, leaf.dtype)
     return leaf.array
 
@@ -363,10 +408,3 @@ def _number(value: Any) -> Any:
             )
         return value.data.reshape(-1)[0] if memory.kind_of(value) == "array" else value.reshape(-1)[0]
     return value
-
-
-def _bump_version(tensor: Any) -> None:
-    """Tells torch's autograd that a tensor has changed, as torch's own in-place operations do."""
-    import torch
-
-    torch.autograd.graph.increment_version(tensor)

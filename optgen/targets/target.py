@@ -70,7 +70,7 @@ _COMMON = ("--iree-input-demote-f64-to-f32=false", "--iree-vm-target-extension-f
 
 
 def _cpu(name: str, triple: str, cpu: str, arch: str, features: tuple[str, ...] = (), *, extra: tuple[str, ...] = (),
-         vector: int = 16, note: str = "") -> Target:  # fmt: skip
+         halves: bool = False, note: str = "") -> Target:  # fmt: skip
     return Target(
         name,
         "cpu",
@@ -84,7 +84,8 @@ def _cpu(name: str, triple: str, cpu: str, arch: str, features: tuple[str, ...] 
         ),
         arch,
         features,
-        style=Style(vector=vector),
+        # 16 at once: within noise of the best width at every level and dtype (benchmarks/sweep.py).
+        style=Style(vector=16, halves=halves),
         note=note,
     )
 
@@ -105,7 +106,8 @@ def _cuda(name: str, chip: str, note: str = "") -> Target:
 _AARCH64 = ("asimd",)
 _TARGETS: tuple[Target, ...] = (
     *(
-        _cpu(f"cpu:{level}", "x86_64-linux-gnu", level, "x86_64", host.x86_requirements(level), note=note)
+        _cpu(f"cpu:{level}", "x86_64-linux-gnu", level, "x86_64", host.x86_requirements(level),
+             halves=level in ("x86-64", "x86-64-v2"), note=note)
         for level, note in (
             ("x86-64", "every 64-bit PC"),
             ("x86-64-v2", "SSE4.2, since 2008"),
@@ -127,7 +129,7 @@ _TARGETS: tuple[Target, ...] = (
     _cpu(
         "cpu:riscv64", "riscv64-linux-gnu", "generic-rv64", "riscv64",
         extra=("--iree-llvmcpu-target-cpu-features=+m,+a,+f,+d,+c", "--iree-llvmcpu-target-abi=lp64d"),
-        note="RV64GC",
+        halves=True, note="RV64GC",
     ),
     _vulkan("vulkan", "", "any Vulkan 1.1 device"),
     *(

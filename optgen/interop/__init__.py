@@ -1,0 +1,1 @@
+"""Working with torch and optax."""

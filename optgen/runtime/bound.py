@@ -1,0 +1,109 @@
+"""A prepared step: everything that depends on the leaves, done once."""
+
+from __future__ import annotations
+
+from collections.abc import MutableMapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from optgen.artifact import KernelInfo
+from optgen.errors import HyperparameterError, LeafError
+from optgen.hyper import part
+from optgen.runtime import memory
+from optgen.runtime.execute import Call, prepare
+from optgen.runtime.tree import is_tree
+
+if TYPE_CHECKING:
+    from optgen.runtime.optimizer import Optimizer, Work
+
+
+@dataclass
+class _Prepared:
+    """One call of a module: for all leaves that share a kernel.
+
+    Attributes:
+        scalars: as they were last pushed.
+        step_at: where among them the step is, or None.
+    """
+
+    kernel: KernelInfo
+    leaves: list[list[Any]]
+    call: Call
+    scalars: list[float] = field(default_factory=list)
+    step_at: int | None = None
+
+
+class BoundStep:
+    """Params, grads and state bound to an optimizer. Made by :meth:`Optimizer.bind`.
+
+    It holds on to the memory that the leaves had: fill the same grads anew before each step, and bind again after
+    an array was replaced or a tensor re-pointed.
+
+    Attributes:
+        state: the state that it was bound to; each step counts in it.
+
+    Example:
+        >>> import numpy as np, optgen
+        >>> opt, w, g = optgen.prebuilt("sgd"), np.zeros(2, np.float32), np.ones(2, np.float32)
+        >>> bound = opt.bind(w, g, opt.init(w))
+        >>> for _ in range(3):
+        ...     bound.step(lr=0.5)
+        >>> w.tolist(), bound.state["step"]
+        ([-1.5, -1.5], 3)
+    """
+
+    def __init__(self, optimizer: Optimizer, works: Sequence[Work], state: MutableMapping[str, Any]) -> None:
+        self.state = state
+        self._optimizer = optimizer
+        self._given: dict[str, Any] | None = None
+        self._tensors = []
+        groups: dict[str, tuple[KernelInfo, list[list[Any]]]] = {}
+        for work in works:
+            for leaf, array in zip(work.leaves, work.arrays, strict=True):
+                if array is not leaf.array:
+                    why = "JAX arrays never change" if leaf.kind == "jax" else "it is not contiguous, or not aligned"
+                    raise LeafError(f"leaf '{leaf.path}' cannot be bound, because its memory cannot be used: {why}")
+            self._tensors += [
+                leaf.owner
+                for leaf, o in zip(work.leaves, work.kernel.operands, strict=True)
+                if leaf.kind == "torch" and o.role != "input"
+            ]
+            groups.setdefault(work.kernel.name, (work.kernel, []))[1].append(work.arrays)
+        elements = sum(work.arrays[0].size for work in works)
+        self._device = optimizer.device_for(elements)
+        self._calls = [_Prepared(kernel, leaves, self._prepare(kernel, leaves)) for kernel, leaves in groups.values()]
+
+    def _prepare(self, kernel: KernelInfo, leaves: list[list[Any]]) -> Call:
+        return prepare(self._device, *self._optimizer.module(kernel, self._device), kernel, leaves)
+
+    def step(self, **hypers: Any) -> None:
+        """One update, in place.
+
+        Args:
+            hypers: hyperparameters, each one number for all leaves.
+
+        Raises:
+            HyperparameterError: if one is unknown, missing, NaN or out of its range. Nothing has been changed then.
+        """
+        if hypers != self._given:
+            self._set(hypers)
+        count = int(self.state["step"]) + 1
+        for each in self._calls:
+            if each.step_at is not None:
+                each.scalars[each.step_at] = float(count)
+            each.call.run(each.scalars)
+        if self._tensors:
+            memory.bump_versions(self._tensors)
+        self.state["step"] = count
+
+    def _set(self, hypers: dict[str, Any]) -> None:
+        if trees := [name for name, value in hypers.items() if is_tree(value)]:
+            raise HyperparameterError(f"'{trees[0]}' of a bound step must be one number for all leaves")
+        if "step" in hypers:
+            raise HyperparameterError("'step' is counted in the state: set state['step'] instead")
+        values = self._optimizer.resolve({**hypers, "step": 1} if self._optimizer.counts_steps else hypers)
+        for each in self._calls:
+            scalars = each.kernel.scalars
+            each.scalars = [part(values[s.hyper], s.part) for s in scalars]
+            each.step_at = next((i for i, s in enumerate(scalars) if s.hyper == "step"), None)
+        self._given = dict(hypers)

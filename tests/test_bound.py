@@ -1,0 +1,134 @@
+"""Prepared steps and packed trees: the same numbers, by a shorter way."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import optgen
+from optgen.errors import HyperparameterError, LeafError, OverlapError, TreeError
+from optgen.runtime.bound import BoundStep
+
+
+def tree(rng: np.random.Generator, sizes: Any = (1, 7, 128, 40_000, 3)) -> optgen.Container:
+    return optgen.Container({f"l{i}": rng.standard_normal(n).astype(np.float32) for i, n in enumerate(sizes)})
+
+
+def rows(bound: BoundStep) -> int:
+    call: Any = bound._calls[0].call
+    return len(call.rows)
+
+
+def test_bound_steps_are_steps(device: str, rng: np.random.Generator) -> None:
+    params, grads = tree(rng), tree(rng)
+    twin = params.copy()
+    opt = optgen.prebuilt("adamw", device)
+    state, twin_state = opt.init(params), opt.init(twin)
+    bound = opt.bind(params, grads, state)
+    for i in range(4):
+        hypers = {"lr": 0.1 / (i + 1)} if i != 2 else {"lr": 0.05, "beta1": 0.8, "weight_decay": 0.0}
+        bound.step(**hypers)
+        opt.step(twin, grads, twin_state, **hypers)
+    assert bound.state is state
+    assert state["step"] == twin_state["step"] == 4
+    for key in params:
+        np.testing.assert_array_equal(params[key], twin[key])
+        np.testing.assert_array_equal(state["v"][key], twin_state["v"][key])
+
+
+def test_mixed_dtypes(rng: np.random.Generator) -> None:
+    params = {k: rng.standard_normal(9).astype(k) for k in ("float32", "float64", "float16")}
+    grads = {k: rng.standard_normal(9).astype(k) for k in params}
+    twin = {k: v.copy() for k, v in params.items()}
+    opt = optgen.prebuilt("adamw")
+    opt.bind(params, grads, opt.init(params)).step(lr=0.1)
+    opt.step(twin, grads, opt.init(twin), lr=0.1)
+    for key in params:
+        np.testing.assert_array_equal(params[key], twin[key])
+
+
+def test_packed_trees_are_one_row(rng: np.random.Generator) -> None:
+    plain, grads = tree(rng, [16] * 50), tree(rng, [16] * 50)
+    packed, packed_grads = plain.pack(), grads.pack()
+    assert isinstance(packed, optgen.Container)
+    assert packed.l0.base is packed.l49.base
+    assert not np.shares_memory(packed.l0, plain.l0)
+    opt = optgen.prebuilt("adamw")
+    loose = opt.bind(plain, grads, opt.init(plain))
+    tight = opt.bind(packed, packed_grads, opt.init(packed))
+    assert rows(loose) == 50
+    assert rows(tight) == 1
+    for _ in range(3):
+        loose.step(lr=0.1)
+        tight.step(lr=0.1)
+    for key in plain:
+        np.testing.assert_array_equal(plain[key], packed[key])
+
+
+def test_large_leaves_are_many_rows(rng: np.random.Generator) -> None:
+    params = tree(rng, (100_003,)).pack()
+    opt = optgen.prebuilt("sgd")
+    assert rows(opt.bind(params, params.zeros(), opt.init(params))) == 7
+
+
+def test_zeros_have_the_layout(rng: np.random.Generator) -> None:
+    params = optgen.Container(
+        a=optgen.array([[1.0, 2.0]]), b={"c": np.ones(3, np.float64), "d": np.ones((), np.float32)}
+    )
+    zeros = params.zeros()
+    assert isinstance(zeros.a, optgen.Array)
+    assert zeros.b.c.dtype == np.float64
+    assert zeros.b.d.shape == ()
+    assert float(np.asarray(zeros.a).sum()) == 0
+
+
+def test_packing_torch(rng: np.random.Generator) -> None:
+    import torch
+
+    from optgen.interop.torch import pack_parameters
+
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.ReLU(), torch.nn.Linear(4, 1))
+    twin = torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.ReLU(), torch.nn.Linear(4, 1))
+    twin.load_state_dict(model.state_dict())
+    theirs = torch.optim.AdamW(twin.parameters(), lr=0.01)
+    params, grads = pack_parameters(dict(model.named_parameters()))
+    assert params["0.weight"] is model[0].weight
+    opt = optgen.prebuilt("adamw")
+    bound = opt.bind(params, grads, opt.init(params))
+    assert rows(bound) == 1
+    for _ in range(20):
+        x = torch.randn(8, 5)
+        for net in (model, twin):
+            net.zero_grad(set_to_none=False)
+            net(x).square().mean().backward()
+        bound.step(lr=0.01)
+        theirs.step()
+    for mine, other in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-6)
+
+
+def test_what_cannot_be_bound(rng: np.random.Generator) -> None:
+    import jax.numpy as jnp
+
+    opt = optgen.prebuilt("sgd")
+    strided = np.zeros((4, 4), np.float32)[:, 0]
+    with pytest.raises(LeafError, match="not contiguous"):
+        opt.bind(strided, np.zeros(4, np.float32), {"step": 0})
+    with pytest.raises(LeafError, match="JAX arrays never change"):
+        opt.bind(jnp.zeros(3), np.zeros(3, np.float32), {"step": 0})
+    with pytest.raises(LeafError, match="cannot be packed"):
+        optgen.Container(a=jnp.zeros(3)).pack()
+    w = np.zeros(4, np.float32)
+    with pytest.raises(OverlapError):
+        opt.bind(w, w, {"step": 0})
+    with pytest.raises(TreeError, match="'state' must be"):
+        opt.bind(w, w.copy(), {})
+    bound = opt.bind(w, np.ones(4, np.float32), {"step": 0})
+    for bad in ({"lr": float("nan")}, {}, {"lr": {"a": 1.0}}, {"lr": 0.1, "beta": 1}, {"lr": 0.1, "step": 2}):
+        with pytest.raises(HyperparameterError):
+            bound.step(**bad)
+    assert bound.state["step"] == 0
+    assert not w.any()

@@ -371,7 +371,7 @@ def test_results_share_no_memory_with_inputs(rng: np.random.Generator) -> None:
     w, g, m, v = tensors(rng)
     new = optgen.adam_update(w, g, 0.0, m, v, 0, beta1=1.0, beta2=1.0)
     for result in new:
-        assert result.ctypes.data % 64 == 0
+        assert result.flags.c_contiguous
         assert not any(np.shares_memory(result, a) for a in (w, g, m, v))
 
 

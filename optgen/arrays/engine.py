@@ -6,16 +6,19 @@ memory is theirs. That halves the time of a call on a small array.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
 from optgen.artifact import KernelInfo, ModuleInfo
 from optgen.hyper import part
+from optgen.runtime import memory
 from optgen.runtime.device import Device, device_for
-from optgen.runtime.execute import prepare
+from optgen.runtime.execute import Call, prepare
 from optgen.runtime.loading import prebuilt_bundle
 from optgen.runtime.module import LoadedModule
 from optgen.runtime.optimizer import Optimizer
@@ -69,6 +72,45 @@ def run(bundle: str, dtype: str, leaves: Sequence[Sequence[np.ndarray]], scalars
         return
     loaded = _load(bundle, dtype, device_for("cpu", sum(leaf[0].size for leaf in leaves)))
     prepare(loaded.device, loaded.info, loaded.module, loaded.kernel, leaves).run(scalars)
+
+
+#: Elements up to which copying a leaf to memory that is bound already is cheaper than binding its own.
+SMALL = 8192
+_prepared = threading.local()  # a prepared call is not for two threads at once
+
+
+def run_small(
+    bundle: str, dtype: str, operands: Sequence[np.ndarray | None], values: Mapping[str, float]
+) -> list[np.ndarray]:
+    """An update of one small leaf out of place.
+
+    Args:
+        bundle: name of the prebuilt bundle.
+        dtype: of the params.
+        operands: an array of the leaf's shape and of the operand's dtype for each, at most SMALL elements, in any
+            memory; None for one that is not read.
+        values: checked hyperparameters.
+
+    Returns:
+        New arrays for what the rule replaces.
+    """
+    shape = next(array.shape for array in operands if array is not None)
+    calls: dict[Any, tuple[Call, list[np.ndarray]]] = _prepared.__dict__
+    key = f"{bundle} {dtype} {shape}"
+    loaded = _load(bundle, dtype, device_for("cpu", 0))
+    found = calls.get(key)
+    if found is None or found[0].module is not loaded.module:
+        if len(calls) >= 64:
+            del calls[next(iter(calls))]
+        arrays = [memory.empty(shape, o.dtype) for o in loaded.kernel.operands]
+        found = prepare(loaded.device, loaded.info, loaded.module, loaded.kernel, [arrays]), arrays
+        calls[key] = found
+    call, arrays = found
+    for array, given in zip(arrays, operands, strict=True):
+        if given is not None:
+            np.copyto(array, given)
+    call.run(scalars_of(loaded.kernel, values))
+    return [arrays[i].copy() for i in call.results]
 
 
 def _load(bundle: str, dtype: str, device: Device) -> _Loaded:

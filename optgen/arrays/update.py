@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from optgen.arrays.direct import direct
 from optgen.arrays.engine import run
 from optgen.arrays.leaf import Work, is_tracer, prepare, where
 from optgen.arrays.ndarray import Array
@@ -37,6 +38,9 @@ def update(
     Raises:
         LeafError, HyperparameterError, TreeError, OverlapError: before anything has been written.
     """
+    if out is None and (stop_gradients is True or stop_gradients is False):
+        if (results := direct(operation, given, lr, hypers)) is not None:
+            return results
     outs = _outs(operation, out)
     arguments = dict(zip(operation.labels, given, strict=True))
     arguments |= {"lr": lr, **hypers, "stop_gradients": stop_gradients}

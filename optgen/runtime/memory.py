@@ -20,7 +20,7 @@ from optgen.runtime.tree import show
 ALIGNMENT = 64
 
 
-@dataclass
+@dataclass(slots=True)
 class Leaf:
     """An array of any kind.
 
@@ -48,6 +48,9 @@ class Leaf:
         return self._address
 
 
+_PLAIN = {"e": "f16", "f": "f32", "d": "f64"}  # by numpy's type character
+
+
 def as_leaf(value: Any, path: str, what: str) -> Leaf:
     """``value`` as a leaf that shares its memory.
 
@@ -59,6 +62,8 @@ def as_leaf(value: Any, path: str, what: str) -> Leaf:
     Raises:
         LeafError: if it is no such array, not on the CPU, or not of a floating-point type that modules know.
     """
+    if type(value) is np.ndarray and (plain := _PLAIN.get(value.dtype.char)) and value.dtype.isnative:
+        return Leaf(path, value, plain, "numpy", value)  # what nearly every leaf is
     kind, array = array_of(value, path, what)
     try:
         name = dtype_name(value.dtype if kind == "torch" else array.dtype)

@@ -218,6 +218,7 @@ class Optimizer:
         works, spans = [], []
         names = {name: self._tree_name(name) for name in trees}
         as_leaf = memory.as_leaf
+        kernels: dict[tuple[str, ...], KernelInfo] = {}
         for path, param in params.items():
             if path in skipped or param.array.size == 0:
                 continue
@@ -229,7 +230,12 @@ class Optimizer:
                     raise LeafError(
                         f"{names[name]} {show(path)} must have the shape of its param, {shape} (got {leaf.array.shape})"
                     )
-            kernel = self._kernel_for(param, leaves.get(manifest.inputs[0]) if manifest.inputs else None, leaves)
+            key = tuple([leaf.dtype for leaf in leaves.values()])
+            kernel = kernels.get(key)
+            if kernel is None:
+                kernel = self._kernel_for(param, leaves.get(manifest.inputs[0]) if manifest.inputs else None, leaves)
+                if kernel.shape is None:
+                    kernels[key] = kernel
             ordered = []
             for operand in kernel.operands:
                 leaf = leaves[operand.name]

@@ -39,8 +39,8 @@ def update(
         LeafError, HyperparameterError, TreeError, OverlapError: before anything has been written.
     """
     if out is None and (stop_gradients is True or stop_gradients is False):
-        if (results := direct(operation, given, lr, hypers)) is not None:
-            return results
+        if (quick := direct(operation, given, lr, hypers)) is not None:
+            return quick
     outs = _outs(operation, out)
     arguments = dict(zip(operation.labels, given, strict=True))
     arguments |= {"lr": lr, **hypers, "stop_gradients": stop_gradients}

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from optgen._version import __version__
+from optgen.cli.bench import bench_command
 from optgen.cli.compile import compile_command
 from optgen.cli.demo import demo_command
 from optgen.cli.inspect import inspect_command
@@ -44,3 +45,4 @@ app.command("run")(run_command)
 app.command("targets")(targets_command)
 app.command("devices")(devices_command)
 app.command("demo")(demo_command)
+app.command("bench")(bench_command)

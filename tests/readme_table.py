@@ -23,7 +23,7 @@ def table() -> str:
         for target in PREBUILT_TARGETS:
             kernels = bundle.manifest.kernels
             found = [k.dtypes["param"] for k in kernels if any(m.target == target and m.in_place for m in k.modules)]
-            cells.append(" ".join(found) or "-")
+            cells.append(" ".join(dict.fromkeys(found)) or "-")
         lines.append(f"| `{name}` | {' | '.join(cells)} | {bundle.size // 1024} |")
     return "\n".join(lines) + "\n"
 

@@ -265,7 +265,7 @@ def test_inspect_shows_a_layout(cli: Run, files: tuple[Path, Path]) -> None:
 def test_inspect_json(cli: Run) -> None:
     data = json.loads(cli("inspect", "sgd", "--json").out)
     assert data["rule"] == "sgd"
-    assert len(data["kernels"]) == 4
+    assert len(data["kernels"]) == 5
 
 
 def test_inspect_refuses(cli: Run, tmp_path: Path) -> None:

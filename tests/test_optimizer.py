@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import optgen
-from optgen.errors import LeafError, TreeError
+from optgen.errors import HyperparameterError, LeafError, TreeError
 from optgen.runtime import get_device
 from optgen.runtime.execute import RowsCall, prepare
 
@@ -207,9 +207,13 @@ def test_dtype_without_a_kernel() -> None:
         opt.init(np.zeros(3))
 
 
-def test_fast_arithmetic_is_a_choice(rng: np.random.Generator) -> None:
-    opt = optgen.compile("adamw", compute_dtype="f32")
-    assert opt.manifest.kernels[0].dtypes["compute"] == "f32"
+@pytest.mark.parametrize("make", [optgen.compile, optgen.prebuilt])
+def test_fast_arithmetic_is_a_choice(make: Any, rng: np.random.Generator) -> None:
+    opt = make("adamw", compute_dtype="f32")
+    w = np.ones(3, np.float32)
+    assert [c.kernel.dtypes["compute"] for c in opt.bind(w, w.copy(), opt.init(w))._calls] == ["f32"]
+    with pytest.raises(HyperparameterError, match="'compute_dtype' must be one that the bundle has"):
+        optgen.Optimizer(opt.bundle, compute_dtype="f16")
     w, g = (rng.standard_normal(100).astype(np.float32) for _ in range(2))
     expected = reference(w, g, 1)
     opt.step(w, g, opt.init(w), lr=0.1)

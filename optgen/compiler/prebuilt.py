@@ -22,17 +22,21 @@ from optgen.targets import PREBUILT_TARGETS, get_target
 
 @dataclass(frozen=True)
 class Recipe:
-    """One bundle: a variant, the dtypes of its params, and its targets."""
+    """One bundle: a variant, the dtypes of its params, its targets, and whether f32 comes in f32 arithmetic too."""
 
     variant: Variant
     dtypes: tuple[str, ...] = ("f32", "f64", "bf16", "f16")
     targets: tuple[str, ...] = PREBUILT_TARGETS
+    fast: bool = False
 
     def build(self, *, use_cache: bool = True) -> Bundle:
         """Compiles it."""
         return build_bundle(
             self.variant,
-            [self.variant.dtypes(name) for name in self.dtypes],
+            [
+                *(self.variant.dtypes(name) for name in self.dtypes),
+                *([self.variant.dtypes("f32", compute="f32")] if self.fast else []),
+            ],
             [get_target(name) for name in self.targets],
             skip_unsupported=True,
             use_cache=use_cache,
@@ -42,11 +46,11 @@ class Recipe:
 def recipes() -> Iterator[Recipe]:
     """Every prebuilt bundle."""
     sgd, momentum = get_rule("sgd"), {"momentum": True}
-    yield Recipe(Variant.of(sgd))
-    yield Recipe(Variant.of(sgd, structure=momentum))
-    yield Recipe(Variant.of(sgd, structure={**momentum, "nesterov": True}))
-    yield Recipe(Variant.of(get_rule("adam")))
-    yield Recipe(Variant.of(get_rule("adamw")))
+    yield Recipe(Variant.of(sgd), fast=True)
+    yield Recipe(Variant.of(sgd, structure=momentum), fast=True)
+    yield Recipe(Variant.of(sgd, structure={**momentum, "nesterov": True}), fast=True)
+    yield Recipe(Variant.of(get_rule("adam")), fast=True)
+    yield Recipe(Variant.of(get_rule("adamw")), fast=True)
     # The functional API: per-element lr, and derivatives for stop_gradients=False (on the CPU, in f32 and f64).
     on_cpu = tuple(t for t in PREBUILT_TARGETS if t.startswith("cpu"))
     for name in ("gradient_descent", "adam"):

@@ -20,7 +20,7 @@ from optgen.errors import DeviceError
 BACKENDS = {"local-sync": "cpu", "local-task": "cpu", "vulkan": "vulkan", "cuda": "cuda", "hip": "rocm"}
 
 #: Elements in one call from which the worker threads of local-task repay their start.
-THREADS_FROM = 65_536
+THREADS_FROM = 262_144
 
 # What Vulkan asks of host memory that it maps; no device asks for more than a page.
 _PAGE = 4096

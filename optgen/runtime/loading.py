@@ -13,12 +13,14 @@ from optgen.errors import BundleNotFoundError
 from optgen.runtime.optimizer import Optimizer
 
 
-def load(path: str | os.PathLike[str], device: str | None = None, **defaults: Any) -> Optimizer:
+def load(
+    path: str | os.PathLike[str], device: str | None = None, *, compute_dtype: Any = None, **defaults: Any
+) -> Optimizer:
     """Loads and verifies a bundle.
 
     Args:
         path: a directory, or a file that ends in ``.optgen``.
-        device: see :class:`Optimizer`.
+        device, compute_dtype: see :class:`Optimizer`.
         defaults: hyperparameters for steps that do not give them.
 
     Raises:
@@ -26,7 +28,7 @@ def load(path: str | os.PathLike[str], device: str | None = None, **defaults: An
         DeviceError: if the device is not there, or the bundle has no module for it.
         HyperparameterError: if a default is unknown or out of range.
     """
-    return Optimizer(read_bundle(path), device, defaults)
+    return Optimizer(read_bundle(path), device, defaults, compute_dtype=compute_dtype)
 
 
 @lru_cache(maxsize=64)
@@ -47,12 +49,19 @@ def prebuilt_names() -> list[str]:
     return sorted(p.name.removesuffix(".optgen") for p in resources.artifacts().glob("*.optgen"))
 
 
-def prebuilt(rule: str, device: str | None = None, *, convention: str = "torch", **settings: Any) -> Optimizer:
+def prebuilt(
+    rule: str,
+    device: str | None = None,
+    *,
+    convention: str = "torch",
+    compute_dtype: Any = None,
+    **settings: Any,
+) -> Optimizer:
     """An optimizer from the bundles that come with optgen: no compiler, no JAX.
 
     Args:
         rule: name of the rule.
-        device: see :class:`Optimizer`.
+        device, compute_dtype: see :class:`Optimizer`.
         convention: whose arithmetic.
         settings: structure (``nesterov=True``) and defaults for hyperparameters.
 
@@ -70,7 +79,7 @@ def prebuilt(rule: str, device: str | None = None, *, convention: str = "torch",
     found = get_rule(rule, convention)
     structure, defaults = split_settings(found.flags, found.optional, settings)
     variant = Variant.of(found, structure=structure)
-    return Optimizer(prebuilt_bundle(variant.name), device, defaults)
+    return Optimizer(prebuilt_bundle(variant.name), device, defaults, compute_dtype=compute_dtype)
 
 
 def split_settings(

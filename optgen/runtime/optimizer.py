@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from optgen.artifact import Bundle, KernelInfo, Manifest, ModuleInfo, write_bundle
+from optgen.dtypes import dtype_name
 from optgen.errors import HyperparameterError, LeafError, TreeError
 from optgen.hyper import Hyper, part
 from optgen.runtime import memory
@@ -44,10 +45,13 @@ class Optimizer:
         device: ``local-sync``, ``local-task``, ``vulkan``, ``cuda``; ``cpu`` chooses between the first two by the
             amount of work. By default ``cpu`` if the bundle has a module for it, else whatever it has one for.
         defaults: hyperparameters for steps that do not give them.
+        compute_dtype: the arithmetic to use where the bundle has a choice: ``f32`` for speed in cache, ``f64``, the
+            default, for exact results.
 
     Raises:
         DeviceError: if the device is not there, or the bundle has no module for it.
         BundleVersionError: if the installed runtime is too old.
+        HyperparameterError: if a default is unknown or out of range, or there is no such arithmetic.
 
     Example:
         >>> import numpy as np, optgen
@@ -59,8 +63,23 @@ class Optimizer:
         ([0.5, 2.0], 1)
     """
 
-    def __init__(self, bundle: Bundle, device: str | None = None, defaults: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        device: str | None = None,
+        defaults: Mapping[str, Any] | None = None,
+        *,
+        compute_dtype: Any = None,
+    ) -> None:
         self.bundle = bundle
+        # Of several kernels for the same dtypes the first is used: the one with the arithmetic that is asked for.
+        wanted = None if compute_dtype is None else dtype_name(compute_dtype)
+        self._kernels = sorted(bundle.manifest.kernels, key=lambda k: wanted not in (None, k.dtypes["compute"]))
+        if wanted is not None and all(k.dtypes["compute"] != wanted for k in self._kernels):
+            have = ", ".join(dict.fromkeys(k.dtypes["compute"] for k in self._kernels))
+            raise HyperparameterError(
+                f"'compute_dtype' must be one that the bundle has, {have} (got {compute_dtype!r})"
+            )
         self._modules: dict[tuple[str, str], LoadedModule] = {}
         self._hypers = {h.name: h for h in bundle.manifest.hypers}
         self._defaults = {h.name: h.default for h in bundle.manifest.hypers if h.default is not None}
@@ -73,7 +92,7 @@ class Optimizer:
             self.device_name = device
             return
         self.device_name = device
-        choose(bundle.manifest.kernels[0], self.device_for(0))  # a device asked for by name: fail now, not at a step
+        choose(self._kernels[0], self.device_for(0))  # a device asked for by name: fail now, not at a step
 
     @property
     def manifest(self) -> Manifest:
@@ -256,7 +275,7 @@ class Optimizer:
     def _kernel_for(self, param: Leaf, grad: Leaf | None, leaves: Mapping[str, Leaf] | None) -> KernelInfo:
         """The kernel for a leaf's dtypes and shape."""
         first = None
-        for kernel in self.manifest.kernels:
+        for kernel in self._kernels:
             if kernel.dtypes["param"] != param.dtype:
                 continue
             if kernel.shape is not None and kernel.shape != param.array.shape:

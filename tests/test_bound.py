@@ -28,6 +28,8 @@ def test_bound_steps_are_steps(device: str, rng: np.random.Generator) -> None:
     state, twin_state = opt.init(params), opt.init(twin)
     bound = opt.bind(params, grads, state)
     for i in range(4):
+        for leaf in grads.values():
+            leaf += np.float32(0.25)  # what a device holds a copy of must be seen anew
         hypers = {"lr": 0.1 / (i + 1)} if i != 2 else {"lr": 0.05, "beta1": 0.8, "weight_decay": 0.0}
         bound.step(**hypers)
         opt.step(twin, grads, twin_state, **hypers)
@@ -132,3 +134,82 @@ def test_what_cannot_be_bound(rng: np.random.Generator) -> None:
             bound.step(**bad)
     assert bound.state["step"] == 0
     assert not w.any()
+
+
+def stepper(opt: Any) -> Any:
+    """Steps on copies by an optimizer that remembers nothing."""
+
+    def step(params: Any, grads: Any, state: Any, lr: float) -> Any:
+        fresh = optgen.Optimizer(opt.bundle)
+        return fresh.step(params, grads, state, lr=lr)
+
+    return step
+
+
+def test_the_same_arrays_again_take_the_short_way(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    params, grads = tree(rng), tree(rng)
+    twin = params.copy()
+    opt = optgen.prebuilt("adamw")
+    state, twin_state = opt.init(params), opt.init(twin)
+    opt.step(params, grads, state, lr=0.1)
+    with monkeypatch.context() as patch:
+        patch.setattr(opt, "_collect", lambda trees: pytest.fail("collected again"))
+        for lr in (0.1, 0.05, 0.05):
+            grads.l0[...] += 1
+            opt.step(params, grads, state, lr=lr)
+    grads.l0[...] -= 3
+    step = stepper(opt)
+    step(twin, grads, twin_state, 0.1)
+    for lr in (0.1, 0.05, 0.05):
+        grads.l0[...] += 1
+        step(twin, grads, twin_state, lr)
+    assert state["step"] == 4
+    for key in params:
+        np.testing.assert_array_equal(params[key], twin[key])
+
+
+def test_anything_else_takes_the_long_way(rng: np.random.Generator) -> None:
+    """Each change after a first step must be noticed, whatever it is."""
+    import torch
+
+    opt = optgen.prebuilt("sgd")
+    w, g, other = (np.full(4, x, np.float32) for x in (1.0, 1.0, 1.0))
+    for params, grads in (({"a": w, "b": other}, {"a": g, "b": g * 3}), ({"b": w, "a": other}, {"b": g, "a": g * 3})):
+        w[:], other[:] = 1, 1
+        opt.step(params, grads, {"step": 0}, lr=0.5)
+        assert (w[0], other[0]) == (0.5, -0.5)
+    grads = {"a": grads["b"], "b": grads["a"]}  # the same leaves in the same order under other names
+    w[:], other[:] = 1, 1
+    opt.step(params, grads, {"step": 0}, lr=0.5)
+    assert (w[0], other[0]) == (-0.5, 0.5)
+    w.flags.writeable = False
+    with pytest.raises(LeafError, match="read-only"):
+        opt.step(params, grads, {"step": 0}, lr=0.5)
+    t = torch.ones(3)
+    opt.step(t, torch.ones(3), {"step": 0}, lr=1.0)
+    one = torch.ones(3)
+    opt.step(t, one, {"step": 0}, lr=1.0)
+    t.data = torch.ones(3)  # the same object over other memory
+    version = t._version
+    opt.step(t, one, {"step": 0}, lr=1.0)
+    opt.step(t, one, {"step": 0}, lr=1.0)
+    assert t.tolist() == [-1.0] * 3
+    assert t._version > version
+    opt.step(t, None, {"step": 0}, lr=1.0)
+    assert t.tolist() == [-1.0] * 3
+    with pytest.raises(HyperparameterError):
+        opt.step(t, one, {"step": 0}, lr=-1.0)
+
+
+def test_nothing_is_kept_alive(rng: np.random.Generator) -> None:
+    import gc
+    import weakref
+
+    opt = optgen.prebuilt("adamw")
+    params, grads = tree(rng), tree(rng)
+    state = opt.init(params)
+    opt.step(params, grads, state, lr=0.1)
+    watched = [weakref.ref(leaf) for leaf in (params.l3, grads.l3, state["m"].l3)]
+    del params, grads, state
+    gc.collect()
+    assert [ref() for ref in watched] == [None] * 3

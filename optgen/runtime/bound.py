@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from optgen.artifact import KernelInfo
-from optgen.errors import HyperparameterError, LeafError
+from optgen.errors import DeviceError, HyperparameterError, LeafError
 from optgen.hyper import part
 from optgen.runtime import memory
-from optgen.runtime.execute import Call, prepare
+from optgen.runtime.execute import Call, RowsCall, prepare
 from optgen.runtime.tree import is_tree
 
 if TYPE_CHECKING:
@@ -76,6 +76,11 @@ class BoundStep:
     def _prepare(self, kernel: KernelInfo, leaves: list[list[Any]]) -> Call:
         return prepare(self._device, *self._optimizer.module(kernel, self._device), kernel, leaves)
 
+    @property
+    def usable(self) -> bool:
+        """False in a process that was forked from the one that made it."""
+        return all(each.call.module.usable for each in self._calls)
+
     def step(self, **hypers: Any) -> None:
         """One update, in place.
 
@@ -84,7 +89,10 @@ class BoundStep:
 
         Raises:
             HyperparameterError: if one is unknown, missing, NaN or out of its range. Nothing has been changed then.
+            DeviceError: in a process that was forked from the one that bound it.
         """
+        if not self.usable:
+            raise DeviceError("a bound step does not survive a fork: bind again in the child")
         if hypers != self._given:
             self._set(hypers)
         count = int(self.state["step"]) + 1
@@ -95,6 +103,21 @@ class BoundStep:
         if self._tensors:
             memory.bump_versions(self._tensors)
         self.state["step"] = count
+
+    def release(self) -> bool:
+        """Lets go of the arrays, whose owner then sees to it that they live while steps are made.
+
+        Returns:
+            Whether it could: a module that does not work in place in the arrays' own memory needs them.
+        """
+        calls = [each.call for each in self._calls]
+        if not all(isinstance(call, RowsCall) and call.trusted for call in calls):
+            return False
+        for each in self._calls:
+            each.leaves = []
+            each.call.arrays = ()
+        self._tensors = []
+        return True
 
     def _set(self, hypers: dict[str, Any]) -> None:
         if trees := [name for name, value in hypers.items() if is_tree(value)]:

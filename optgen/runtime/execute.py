@@ -49,8 +49,15 @@ class ListCall:
         self.device, self.info, self.module = device, info, module
         self.arrays = leaves
         self.results = [i for i, o in enumerate(kernel.operands) if o.role != "input"]
-        bound = [device.bind_leaf(kernel, [writable_alias(a) for a in leaf]) for leaf in leaves]
-        self.bindings: list[list[Binding]] = [[leaf[i] for leaf in bound] for i in range(len(kernel.operands))]
+        self.kernel = kernel
+        self.bindings: list[list[Binding]] = []
+
+    def _bind(self) -> None:
+        """Views of the leaves; where they are copies on a device, of what the leaves hold now."""
+        if self.bindings and not any(b.staged for bindings in self.bindings for b in bindings):
+            return
+        bound = [self.device.bind_leaf(self.kernel, [writable_alias(a) for a in leaf]) for leaf in self.arrays]
+        self.bindings = [[leaf[i] for leaf in bound] for i in range(len(self.kernel.operands))]
 
     def run(self, scalars: Sequence[float]) -> bool:
         """Updates the leaves.
@@ -58,6 +65,7 @@ class ListCall:
         Returns:
             Whether every result lay in the memory of its operand; where not, it has been copied there.
         """
+        self._bind()
         rt = self.module.runtime
         lists = []
         arguments = rt.VmVariantList(len(self.bindings) + len(scalars))

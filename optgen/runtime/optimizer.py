@@ -20,6 +20,7 @@ from optgen.runtime.device import Device, device_for
 from optgen.runtime.execute import prepare
 from optgen.runtime.memory import Leaf
 from optgen.runtime.module import LoadedModule, check_runtime
+from optgen.runtime.recall import Recalled
 from optgen.runtime.select import choose
 from optgen.runtime.tree import is_tree, leaves_of, map_tree, match, show
 
@@ -81,6 +82,7 @@ class Optimizer:
                 f"'compute_dtype' must be one that the bundle has, {have} (got {compute_dtype!r})"
             )
         self._modules: dict[tuple[str, str], LoadedModule] = {}
+        self._recalled: Recalled | None = None
         self._hypers = {h.name: h for h in bundle.manifest.hypers}
         self._defaults = {h.name: h.default for h in bundle.manifest.hypers if h.default is not None}
         for name, value in (defaults or {}).items():
@@ -177,10 +179,21 @@ class Optimizer:
 
             Nothing has been changed when one of these is raised.
         """
-        trees = self._trees(params, grads, state, hypers)
         if "step" in hypers:
             raise HyperparameterError("'step' is counted in the state: set state['step'] instead")
-        manifest, count = self.manifest, int(state["step"]) + 1
+        trees = self._trees(params, grads, state, hypers)
+        manifest = self.manifest
+        if type(state) is dict and not manifest.per_element and not any(is_tree(v) for v in hypers.values()):
+            if self._step_again(list(trees.values()), state, hypers):
+                return params, state
+            works = self._collect(trees)
+            if works and all(a is leaf.array for w in works for a, leaf in zip(w.arrays, w.leaves, strict=True)):
+                bound = BoundStep(self, works, state)
+                bound.step(**hypers)
+                bound.state = {}
+                self._recalled = Recalled(list(trees.values()), bound) if bound.release() else None
+                return params, state
+        count = int(state["step"]) + 1
         numbers = {n: v for n, v in hypers.items() if n not in manifest.per_element}
         results = self.apply(trees, {**numbers, **({"step": count} if "step" in self._hypers else {})})
         if isinstance(state, dict) and all(results[n] is state[n] for n in manifest.state):
@@ -189,6 +202,21 @@ class Optimizer:
             new_state = {**state, **{n: results[n] for n in manifest.state}}
         new_state["step"] = count
         return results[self.manifest.param], new_state
+
+    def _step_again(self, trees: list[Any], state: dict[str, Any], hypers: Mapping[str, Any]) -> bool:
+        """The step on the very arrays of the one before, if they are those."""
+        recalled = self._recalled
+        if recalled is None or (leaves := recalled.matches(trees)) is None or not recalled.bound.usable:
+            return False
+        bound = recalled.bound
+        bound.state = state
+        try:
+            bound.step(**hypers)
+        finally:
+            bound.state = {}
+        if tensors := [leaf for leaf in leaves if memory.kind_of(leaf) == "torch"]:
+            memory.bump_versions(tensors)
+        return True
 
     def apply(self, trees: Mapping[str, Any], hypers: Mapping[str, Any]) -> dict[str, Any]:
         """The update with everything explicit: a tree for each operand by name, and all hyperparameters.

@@ -1,0 +1,76 @@
+"""Remembering the last step: the same arrays again need no second check.
+
+Training loops hand the same trees to every step. What was checked and prepared for them holds as long as each leaf is
+the same object over the same memory, which is far cheaper to see. Only weak references are kept: what the user drops
+is freed.
+"""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from optgen.runtime.bound import BoundStep
+
+
+class Recalled:
+    """A step that has been made, and the trees that it was made for.
+
+    Args:
+        trees: params, grads and state tensors, in a fixed order.
+        bound: the prepared step; it must not hold on to the arrays.
+    """
+
+    def __init__(self, trees: Sequence[Any], bound: BoundStep) -> None:
+        self.bound = bound
+        leaves: list[Any] = []
+        self.keys: list[Any] = []
+        for tree in trees:
+            _outline(tree, leaves, self.keys)
+        self.leaves = [None if leaf is None else weakref.ref(leaf) for leaf in leaves]
+        self.probes = [_probe(leaf) for leaf in leaves]
+
+    def matches(self, trees: Sequence[Any]) -> list[Any] | None:
+        """The leaves of ``trees`` if they are those of before, over the same memory; else None."""
+        leaves: list[Any] = []
+        keys: list[Any] = []
+        for tree in trees:
+            _outline(tree, leaves, keys)
+        if keys != self.keys or len(leaves) != len(self.leaves):
+            return None
+        for leaf, known, probe in zip(leaves, self.leaves, self.probes, strict=True):
+            if (known() if known else None) is not leaf or _probe(leaf) != probe:
+                return None
+        return leaves
+
+
+def _outline(tree: Any, leaves: list[Any], keys: list[Any]) -> None:
+    """Appends the leaves of ``tree``, None among them, and what its inner nodes look like."""
+    if type(tree) is np.ndarray:
+        leaves.append(tree)
+    elif isinstance(tree, dict | Mapping):
+        keys.append(tuple(tree))
+        for child in tree.values():
+            _outline(child, leaves, keys)
+    elif isinstance(tree, list | tuple):
+        keys.append(len(tree))
+        for child in tree:
+            _outline(child, leaves, keys)
+    else:
+        leaves.append(tree)
+
+
+def _probe(leaf: Any) -> Any:
+    """What changes when the same object gets other memory, or may not be written any more."""
+    if type(leaf) is np.ndarray:
+        return leaf.nbytes, leaf.flags.writeable
+    if getattr(leaf, "__optgen_array__", False):
+        return id(leaf.data), leaf.data.flags.writeable
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(leaf, torch.Tensor):
+        return leaf.data_ptr(), leaf.nelement(), leaf.dtype
+    return None

@@ -113,3 +113,11 @@ def test_a_name_that_does_not_exist_is_refused() -> None:
     with pytest.raises(SystemExit) as refused:
         main(["bench", "--work", "nothing"])
     assert refused.value.code == 2
+
+
+def test_the_limit_leaves_the_processor_as_it_was() -> None:
+    """A library linked with -ffast-math flushes subnormals in the whole process that loads it."""
+    if shutil.which("cc") is None and shutil.which("gcc") is None:
+        pytest.skip("no C compiler is here")
+    code = "import numpy as np; from optgen.bench import limit; limit._library(); assert np.float32(1e-42) * 1 != 0"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -213,3 +213,13 @@ def test_nothing_is_kept_alive(rng: np.random.Generator) -> None:
     del params, grads, state
     gc.collect()
     assert [ref() for ref in watched] == [None] * 3
+
+
+def test_arrays_take_the_short_way_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    opt = optgen.prebuilt("sgd")
+    params = optgen.Container(a=optgen.array([1.0, 2.0]))
+    grads = optgen.Container(a=optgen.array([1.0, 0.0]))
+    opt.step(params, grads, {"step": 0}, lr=0.5)
+    monkeypatch.setattr(opt, "_collect", lambda trees: pytest.fail("collected again"))
+    opt.step(params, grads, {"step": 1}, lr=0.5)
+    assert params.a.tolist() == [0.0, 2.0]

@@ -34,7 +34,7 @@ class Array(UpdateMethods):
         ivy.array([2., 4.])
     """
 
-    __slots__ = ("data",)
+    __slots__ = ("__weakref__", "data")
 
     #: What the runtime recognises an Array by, without importing this module.
     __optgen_array__ = True

@@ -15,7 +15,6 @@ from optgen.lower.emit import render as render
 from optgen.lower.graph import CrossElementError as CrossElementError
 from optgen.lower.graph import Graph as Graph
 from optgen.lower.graph import graph_of as graph_of
-from optgen.lower.graph import strip_locations as strip_locations
 from optgen.lower.plan import Plan as Plan
 from optgen.lower.plan import plan_of as plan_of
 

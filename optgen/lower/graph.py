@@ -98,14 +98,6 @@ def graph_of(text: str, shape: tuple[int, ...], other: tuple[str, tuple[int, ...
     return _generalise(graph, _count(shape), second, _count(other[1]))
 
 
-def strip_locations(text: str) -> str:
-    """``text`` without source locations, as it is kept in an artifact."""
-    from iree.compiler import ir
-
-    with ir.Context():
-        return str(ir.Module.parse(text).operation.get_asm(enable_debug_info=False))
-
-
 def _count(shape: tuple[int, ...]) -> int:
     total = 1
     for extent in shape:

@@ -223,3 +223,33 @@ def test_arrays_take_the_short_way_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(opt, "_collect", lambda trees: pytest.fail("collected again"))
     opt.step(params, grads, {"step": 1}, lr=0.5)
     assert params.a.tolist() == [0.0, 2.0]
+
+
+def test_numbers_in_arrays_are_read_at_each_step() -> None:
+    """A schedule may change them in place; the object is the same then, the number is not."""
+    import torch
+
+    opt = optgen.prebuilt("sgd")
+    for lr in (np.array(1.0), np.array([1.0]), torch.tensor(1.0), optgen.array(1.0)):
+        w, g = np.zeros(2, np.float32), np.ones(2, np.float32)
+        bound = opt.bind(w, g, opt.init(w))
+        for _ in range(2):
+            bound.step(lr=lr)
+            opt.step(w, g, bound.state, lr=lr)
+            number = lr.data if isinstance(lr, optgen.Array) else lr
+            number *= 0.5
+        assert w.tolist() == [-3.0, -3.0]
+        with pytest.raises(HyperparameterError, match="must be one number"):
+            bound.step(lr=np.zeros(3))
+
+
+def test_only_what_is_written_gets_a_new_version() -> None:
+    import torch
+
+    w, g = torch.ones(3), torch.ones(3)
+    opt = optgen.prebuilt("sgd", momentum=0.9)
+    state = opt.init(w)
+    versions = w._version, g._version, state["m"]._version
+    for _ in range(3):
+        opt.step(w, g, state, lr=0.1)
+    assert (w._version, g._version, state["m"]._version) == (versions[0] + 3, versions[1], versions[2] + 3)

@@ -27,7 +27,6 @@ class _Prepared:
     """
 
     kernel: KernelInfo
-    leaves: list[list[Any]]
     call: Call
     scalars: list[float] = field(default_factory=list)
     step_at: int | None = None
@@ -70,11 +69,11 @@ class BoundStep:
             ]
             groups.setdefault(work.kernel.name, (work.kernel, []))[1].append(work.arrays)
         elements = sum(work.arrays[0].size for work in works)
-        self._device = optimizer.device_for(elements)
-        self._calls = [_Prepared(kernel, leaves, self._prepare(kernel, leaves)) for kernel, leaves in groups.values()]
-
-    def _prepare(self, kernel: KernelInfo, leaves: list[list[Any]]) -> Call:
-        return prepare(self._device, *self._optimizer.module(kernel, self._device), kernel, leaves)
+        device = optimizer.device_for(elements)
+        self._calls = [
+            _Prepared(kernel, prepare(device, *optimizer.module(kernel, device), kernel, leaves))
+            for kernel, leaves in groups.values()
+        ]
 
     @property
     def usable(self) -> bool:
@@ -93,8 +92,11 @@ class BoundStep:
         """
         if not self.usable:
             raise DeviceError("a bound step does not survive a fork: bind again in the child")
-        if hypers != self._given:
+        # Arrays and tensors may hold another number by now, and be equal to themselves all the same.
+        plain = all(type(value) is float or type(value) is int for value in hypers.values())
+        if not plain or hypers != self._given:
             self._set(hypers)
+            self._given = dict(hypers) if plain else None
         count = int(self.state["step"]) + 1
         for each in self._calls:
             if each.step_at is not None:
@@ -114,7 +116,6 @@ class BoundStep:
         if not all(isinstance(call, RowsCall) and call.trusted for call in calls):
             return False
         for each in self._calls:
-            each.leaves = []
             each.call.arrays = ()
         self._tensors = []
         return True
@@ -129,4 +130,3 @@ class BoundStep:
             scalars = each.kernel.scalars
             each.scalars = [part(values[s.hyper], s.part) for s in scalars]
             each.step_at = next((i for i, s in enumerate(scalars) if s.hyper == "step"), None)
-        self._given = dict(hypers)

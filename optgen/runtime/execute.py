@@ -6,6 +6,7 @@ A call is prepared once, with everything that depends on the leaves, and then ru
 from __future__ import annotations
 
 import ctypes
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,8 +27,8 @@ _memory_at.argtypes = (ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_int)
 _WRITABLE = 0x200
 
 
-class ListCall:
-    """Leaves bound to a module that takes a list of views for each operand.
+class Call(ABC):
+    """Leaves bound to a module.
 
     Args:
         device: where the module is.
@@ -50,7 +51,20 @@ class ListCall:
         self.arrays = leaves
         self.results = [i for i, o in enumerate(kernel.operands) if o.role != "input"]
         self.kernel = kernel
-        self.bindings: list[list[Binding]] = []
+
+    @abstractmethod
+    def run(self, scalars: Sequence[float]) -> bool:
+        """Updates the leaves.
+
+        Returns:
+            Whether every result lay in the memory of its operand; where not, it has been copied there.
+        """
+
+
+class ListCall(Call):
+    """Leaves bound to a module that takes a list of views for each operand. See :class:`Call`."""
+
+    bindings: Sequence[list[Binding]] = ()
 
     def _bind(self) -> None:
         """Views of the leaves; where they are copies on a device, of what the leaves hold now."""
@@ -60,11 +74,7 @@ class ListCall:
         self.bindings = [[leaf[i] for leaf in bound] for i in range(len(self.kernel.operands))]
 
     def run(self, scalars: Sequence[float]) -> bool:
-        """Updates the leaves.
-
-        Returns:
-            Whether every result lay in the memory of its operand; where not, it has been copied there.
-        """
+        """As :meth:`Call.run`."""
         self._bind()
         rt = self.module.runtime
         lists = []
@@ -96,8 +106,8 @@ class ListCall:
         return self.device.address(view) == binding.array.ctypes.data
 
 
-class RowsCall:
-    """Leaves bound to a module that takes one view for each operand and a table of rows. See :class:`ListCall`.
+class RowsCall(Call):
+    """Leaves bound to a module that takes one view for each operand and a table of rows. See :class:`Call`.
 
     Each view spans the memory of all leaves of its operand, and what lies between them, which no row points to and
     nothing touches.
@@ -111,9 +121,7 @@ class RowsCall:
         kernel: KernelInfo,
         leaves: Sequence[Sequence[np.ndarray]],
     ) -> None:
-        self.device, self.info, self.module = device, info, module
-        self.arrays = leaves
-        self.results = [i for i, o in enumerate(kernel.operands) if o.role != "input"]
+        super().__init__(device, info, module, kernel, leaves)
         self.trusted = False
         sizes = [SIZES[o.dtype] for o in kernel.operands]
         counts = np.array([leaf[0].size for leaf in leaves], np.int64)
@@ -135,7 +143,7 @@ class RowsCall:
         self.buffers.append(binding)
 
     def run(self, scalars: Sequence[float]) -> bool:
-        """As :meth:`ListCall.run`."""
+        """As :meth:`Call.run`."""
         rt = self.module.runtime
         arguments = rt.VmVariantList(len(self.views) + len(scalars))
         for view in self.views:
@@ -190,9 +198,6 @@ def _split_rows(table: np.ndarray) -> np.ndarray:
     rows[:, :-1] += starts[:, None]
     rows[:, -1] = np.minimum(rows[:, -1] - starts, ROW)
     return rows
-
-
-Call = ListCall | RowsCall
 
 
 def prepare(

@@ -122,11 +122,10 @@ class Optimizer:
         """
         leaves = {path: memory.as_leaf(value, path, "params") for path, value in leaves_of(params).items()}
         self._check_layout(leaves)
-        for leaf in leaves.values():
-            self._kernel_for(leaf, None, None)
+        kernels = {path: self._kernel_for(leaf, None, None) for path, leaf in leaves.items()}
         state: dict[str, Any] = {"step": 0}
         for name in self.manifest.state:
-            dtypes = {p: self._kernel_for(leaf, None, None).operand(name).dtype for p, leaf in leaves.items()}
+            dtypes = {path: kernel.operand(name).dtype for path, kernel in kernels.items()}
             slots = memory.packed({p: (leaf.array.shape, dtypes[p]) for p, leaf in leaves.items()})
             arrays = {path: memory.to_kind(slots[path], dtypes[path], leaf.kind) for path, leaf in leaves.items()}
             state[name] = _replace(params, arrays)
@@ -183,19 +182,20 @@ class Optimizer:
             raise HyperparameterError("'step' is counted in the state: set state['step'] instead")
         trees = self._trees(params, grads, state, hypers)
         manifest = self.manifest
-        if type(state) is dict and not manifest.per_element and not any(is_tree(v) for v in hypers.values()):
-            if self._step_again(list(trees.values()), state, hypers):
-                return params, state
-            works = self._collect(trees)
-            if works and all(a is leaf.array for w in works for a, leaf in zip(w.arrays, w.leaves, strict=True)):
-                bound = BoundStep(self, works, state)
-                bound.step(**hypers)
-                bound.state = {}
-                self._recalled = Recalled(list(trees.values()), bound) if bound.release() else None
-                return params, state
+        simple = type(state) is dict and not manifest.per_element and not any(is_tree(v) for v in hypers.values())
+        if simple and self._step_again(list(trees.values()), state, hypers):
+            return params, state
+        works = self._collect(trees)
+        if simple and works and all(a is x.array for w in works for a, x in zip(w.arrays, w.leaves, strict=True)):
+            bound = BoundStep(self, works, state)
+            bound.step(**hypers)
+            bound.state = {}
+            written = [name not in manifest.inputs for name in trees]
+            self._recalled = Recalled(list(trees.values()), written, bound) if bound.release() else None
+            return params, state
         count = int(state["step"]) + 1
         numbers = {n: v for n, v in hypers.items() if n not in manifest.per_element}
-        results = self.apply(trees, {**numbers, **({"step": count} if "step" in self._hypers else {})})
+        results = self._apply(works, trees, {**numbers, **({"step": count} if self.counts_steps else {})})
         if isinstance(state, dict) and all(results[n] is state[n] for n in manifest.state):
             new_state = state
         else:
@@ -214,8 +214,8 @@ class Optimizer:
             bound.step(**hypers)
         finally:
             bound.state = {}
-        if tensors := [leaf for leaf in leaves if memory.kind_of(leaf) == "torch"]:
-            memory.bump_versions(tensors)
+        if recalled.tensors:
+            memory.bump_versions([leaves[i] for i in recalled.tensors])
         return True
 
     def apply(self, trees: Mapping[str, Any], hypers: Mapping[str, Any]) -> dict[str, Any]:
@@ -224,15 +224,14 @@ class Optimizer:
         Returns:
             The trees of the operands that the rule replaces: those given, except where they hold JAX arrays.
         """
-        works = self._collect(trees)
+        return self._apply(self._collect(trees), trees, hypers)
+
+    def _apply(self, works: list[Work], trees: Mapping[str, Any], hypers: Mapping[str, Any]) -> dict[str, Any]:
+        """:meth:`apply` on leaves that have been collected from ``trees``."""
         resolve = self._resolve(hypers, leaves_of(trees[self.manifest.param]))
-        scalars: dict[tuple[int, str], tuple[float, ...]] = {}  # mostly the same for all leaves of a kernel
         for work in works:
             values = resolve(work.path)
-            key = (id(values), work.kernel.name)
-            if key not in scalars or values is not resolve(work.path):
-                scalars[key] = tuple(part(values[s.hyper], s.part) for s in work.kernel.scalars)
-            work.scalars = scalars[key]
+            work.scalars = tuple(part(values[s.hyper], s.part) for s in work.kernel.scalars)
         names = [o.name for o in self.manifest.kernels[0].operands if o.role != "input"]
         if works:
             self._run(works)

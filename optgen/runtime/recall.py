@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from optgen.runtime.bound import BoundStep
+from optgen.runtime.memory import kind_of
 
 
 class Recalled:
@@ -22,15 +23,23 @@ class Recalled:
 
     Args:
         trees: params, grads and state tensors, in a fixed order.
+        written: whether a step writes each of them.
         bound: the prepared step; it must not hold on to the arrays.
+
+    Attributes:
+        tensors: positions of the torch tensors, among the leaves, that a step writes.
     """
 
-    def __init__(self, trees: Sequence[Any], bound: BoundStep) -> None:
+    def __init__(self, trees: Sequence[Any], written: Sequence[bool], bound: BoundStep) -> None:
         self.bound = bound
         leaves: list[Any] = []
         self.keys: list[Any] = []
-        for tree in trees:
+        self.tensors: list[int] = []
+        for tree, changes in zip(trees, written, strict=True):
+            start = len(leaves)
             _outline(tree, leaves, self.keys)
+            if changes:
+                self.tensors += [i for i in range(start, len(leaves)) if kind_of(leaves[i]) == "torch"]
         self.leaves = [None if leaf is None else weakref.ref(leaf) for leaf in leaves]
         self.probes = [_probe(leaf) for leaf in leaves]
 

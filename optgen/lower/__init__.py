@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from optgen.dsl.trace import trace
 from optgen.dsl.variant import KernelSpec
 from optgen.errors import LoweringError, OptgenError
-from optgen.lower.emit import Style as Style
+from optgen.lower.style import Style as Style
 from optgen.lower.emit import emit_in_place, emit_out_of_place
-from optgen.lower.emit import render as render
+from optgen.lower.style import render as render
 from optgen.lower.graph import CrossElementError as CrossElementError
 from optgen.lower.graph import Graph as Graph
 from optgen.lower.graph import graph_of as graph_of

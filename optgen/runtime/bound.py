@@ -10,7 +10,7 @@ from optgen.artifact import KernelInfo
 from optgen.errors import DeviceError, HyperparameterError, LeafError
 from optgen.hyper import part
 from optgen.runtime import memory
-from optgen.runtime.execute import Call, RowsCall, prepare
+from optgen.runtime.execute import Call, prepare, run_together
 from optgen.runtime.tree import is_tree
 
 if TYPE_CHECKING:
@@ -68,8 +68,7 @@ class BoundStep:
                 if leaf.kind == "torch" and o.role != "input"
             ]
             groups.setdefault(work.kernel.name, (work.kernel, []))[1].append(work.arrays)
-        elements = sum(work.arrays[0].size for work in works)
-        device = optimizer.device_for(elements)
+        device = optimizer.device
         self._calls = [
             _Prepared(kernel, prepare(device, *optimizer.module(kernel, device), kernel, leaves))
             for kernel, leaves in groups.values()
@@ -101,7 +100,10 @@ class BoundStep:
         for each in self._calls:
             if each.step_at is not None:
                 each.scalars[each.step_at] = float(count)
-            each.call.run(each.scalars)
+        if len(self._calls) == 1:
+            self._calls[0].call.run(self._calls[0].scalars)
+        else:
+            run_together([each.call for each in self._calls], [each.scalars for each in self._calls])
         if self._tensors:
             memory.bump_versions(self._tensors)
         self.state["step"] = count
@@ -113,7 +115,7 @@ class BoundStep:
             Whether it could: a module that does not work in place in the arrays' own memory needs them.
         """
         calls = [each.call for each in self._calls]
-        if not all(isinstance(call, RowsCall) and call.trusted for call in calls):
+        if not all(call.trusted for call in calls):
             return False
         for each in self._calls:
             each.call.arrays = ()

@@ -90,6 +90,8 @@ def build_bundle(
             "iree-base-compiler": compiler_version(),
             "jax": version("jax"),
         },
+        init={slot.name: slot.init for slot in variant.slots if slot.init != 0},
+        scalars=dict(rule.scalars),
     )
     return Bundle.of(manifest, files)
 
@@ -148,6 +150,7 @@ def _build_kernel(
         probes=f"probes/{name}.npz",
         cases=cases,
         modules=tuple(modules),
+        returned=spec.returned,
     )
 
 

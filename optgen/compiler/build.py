@@ -81,7 +81,10 @@ def build_bundle(
         hypers=hypers,
         per_element=variant.per_element,
         baked=dict(variant.baked),
-        structure={**dict(variant.flags), **{name: name in variant.present for name in sorted(rule.optional)}},
+        structure={
+            **dict(variant.flags),
+            **{n: n in variant.present for n in sorted(rule.optional - rule.needs.keys())},
+        },
         kernels=tuple(kernels),
         layout=None if layout is None else tuple(layout),
         fixed_layout=fixed_layout,

@@ -57,6 +57,7 @@ class Rule:
         source: the paper or library that defines it.
         exact: whether f32 params are computed in f64 by default.
         scalars: the scalar state, from each name to its number before the first step.
+        needs: hyperparameters that exist only where an optional one is given, and which.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Rule:
     source: str
     exact: bool = True
     scalars: Mapping[str, float] = field(default_factory=dict)
+    needs: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def doc(self) -> str:
@@ -106,6 +108,7 @@ def rule(
     exact: bool = True,
     init: Mapping[str, float | str] | None = None,
     scalars: Mapping[str, float] | None = None,
+    needs: Mapping[str, str] | None = None,
 ) -> Callable[[RuleFunction], Rule]:
     """Makes a :class:`Rule` from a function of mathematics.
 
@@ -125,6 +128,8 @@ def rule(
             or ``"param"`` for a copy of the param.
         scalars: scalar state, as a mapping from keyword parameters to their numbers before the first step. The
             function returns their new values after its tensors, computed from scalars alone.
+        needs: parameters that default to None and are there exactly where another one is given: SGD needs ``step``
+            for its dampening alone.
 
     Returns:
         A decorator that returns the rule.
@@ -199,6 +204,9 @@ def rule(
                 f"rule '{label}' must take its param, its grad and then its state {tuple(state_names)} "
                 f"(its positional parameters are {tuple(positional)})"
             )
+        for each, other in (needs or {}).items():
+            if not {each, other} <= optional:
+                raise RuleError(f"'needs' of rule '{label}' must name parameters that default to None (got {each!r})")
         for slot in slots:
             if slot.needs is not None and slot.needs not in optional and slot.needs not in flags:
                 raise RuleError(
@@ -219,6 +227,7 @@ def rule(
             source=source,
             exact=exact,
             scalars=numbers,
+            needs=dict(needs or {}),
         )
 
     return decorate

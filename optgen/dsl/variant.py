@@ -74,6 +74,8 @@ class Variant:
                 if not isinstance(value, bool):
                     raise HyperparameterError(f"'{name}' must be True or False (got {value!r})")
                 flags[name] = value
+            elif name in rule.needs:
+                raise HyperparameterError(f"'{name}' must not be given: it comes with '{rule.needs[name]}'")
             elif name in rule.optional:
                 if value is not None and value is not False:
                     present.add(name)
@@ -85,6 +87,7 @@ class Variant:
                 raise HyperparameterError("'step' must stay a run-time scalar: it changes at every update")
             if name in rule.optional:
                 present.add(name)
+        present |= {name for name, other in rule.needs.items() if other in present}
         checked = tuple(sorted((name, rule.hyper(name).check(value)) for name, value in bake.items()))
         for name in per_element:
             if rule.hyper(name).kind != "scalar":
@@ -95,7 +98,7 @@ class Variant:
     def name(self) -> str:
         """Unique among the variants of all rules: ``sgd-momentum-nesterov``, ``adam.ivy-lr_tensor``."""
         parts = [self.rule.name if self.rule.convention == "torch" else f"{self.rule.name}.{self.rule.convention}"]
-        parts += sorted(self.present)
+        parts += sorted(self.present - self.rule.needs.keys())
         parts += [name for name, value in self.flags if value]
         parts += [f"{name}_tensor" for name in self.per_element]
         return "-".join(parts)

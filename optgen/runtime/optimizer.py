@@ -203,11 +203,16 @@ class Optimizer:
             raise TreeError("'state' must be what init or the last step returned: a dict with 'step'")
         if missing := [n for n in (*manifest.state, *manifest.scalars) if n not in state]:
             raise TreeError(f"'state' must have '{missing[0]}' (it has {', '.join(map(repr, state))})")
-        if len(manifest.inputs) != 1:
-            raise TreeError(f"rule '{manifest.rule}' has the inputs {', '.join(manifest.inputs)}: call apply instead")
+        inputs = dict.fromkeys(manifest.inputs, grads)
+        if len(inputs) != 1:
+            if not isinstance(grads, Mapping) or grads.keys() != inputs.keys():
+                raise TreeError(
+                    f"'grads' must be a dict with a tree for each input of rule '{manifest.rule}', {', '.join(inputs)}"
+                )
+            inputs = {name: grads[name] for name in inputs}
         if missing := [n for n in manifest.per_element if n not in hypers]:
             raise HyperparameterError(f"'{missing[0]}' must be given as a tree of arrays like the params")
-        trees = {manifest.param: params, manifest.inputs[0]: grads, **{n: state[n] for n in manifest.state}}
+        trees = {manifest.param: params, **inputs, **{n: state[n] for n in manifest.state}}
         return trees | {n: hypers[n] for n in manifest.per_element}
 
     def step(self, params: Any, grads: Any, state: Any, **hypers: Any) -> tuple[Any, Any]:
@@ -215,7 +220,8 @@ class Optimizer:
 
         Args:
             params: the tree to update. Leaves must be writable.
-            grads: a tree of the same structure. Leaves that are missing or None leave their param as it is.
+            grads: a tree of the same structure. Leaves that are missing or None leave their param as it is. For a
+                rule with several inputs a dict, with a tree for each of them by name.
             state: from :meth:`init` or the step before. Its ``step`` is the number of updates made so far.
             hypers: hyperparameters, each a number, or a tree of numbers with one for each leaf.
 

@@ -110,6 +110,7 @@ class KernelInfo:
         modules: one for each target.
         stages: the reductions that come before the update, by stages: those of one need the totals of those before.
         leafwise: whether it must know where leaves begin and end, so that neighbours cannot be one.
+        returned: the scalar state among the scalars; modules return it anew after their other results.
     """
 
     name: str
@@ -125,6 +126,7 @@ class KernelInfo:
     modules: tuple[ModuleInfo, ...]
     stages: tuple[tuple[ReductionInfo, ...], ...] = ()
     leafwise: bool = False
+    returned: tuple[str, ...] = ()
 
     def operand(self, name: str) -> OperandInfo:
         """The operand of that name."""
@@ -153,7 +155,7 @@ class Manifest:
         doc: formula.
         param: name of the param operand.
         inputs: names of the operands that are only read, the grad first.
-        state: names of the state tensors, each as large as its param and zero at first.
+        state: names of the state tensors, each as large as its param.
         hypers: run-time hyperparameters, with the defaults of this bundle.
         per_element: those of them that are tensors.
         baked: hyperparameters folded in, with their values.
@@ -164,6 +166,8 @@ class Manifest:
         versions: of optgen, compiler and JAX that made it.
         min_runtime: the oldest iree-base-runtime that can run it.
         files: SHA-256 of every other file, by path.
+        init: what state tensors hold at first where not zero: a number, the name of a hyperparameter, or ``param``.
+        scalars: the scalar state, from each name to its number at first.
     """
 
     rule: str
@@ -185,6 +189,8 @@ class Manifest:
     min_runtime: str = "3.12"
     files: Mapping[str, str] = field(default_factory=dict)
     format: int = FORMAT
+    init: Mapping[str, float | str] = field(default_factory=dict)
+    scalars: Mapping[str, float] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """The text of ``manifest.json``; the same manifest always gives the same bytes."""
@@ -221,6 +227,8 @@ class Manifest:
                 versions=dict(data["versions"]),
                 min_runtime=data["min_runtime"],
                 files=dict(data["files"]),
+                init=dict(data.get("init", {})),
+                scalars=dict(data.get("scalars", {})),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise BundleError(f"manifest.json lacks {error}") from error
@@ -278,4 +286,5 @@ def _kernel(data: Mapping[str, Any]) -> KernelInfo:
         modules=modules_from_json(data["modules"]),
         stages=tuple(tuple(ReductionInfo(r["op"], r["tree"]) for r in stage) for stage in data.get("stages", ())),
         leafwise=data.get("leafwise", False),
+        returned=tuple(data.get("returned", ())),
     )

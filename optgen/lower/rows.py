@@ -55,6 +55,7 @@ class _Rows:
         entries = [self.stage(i, each.work, each.nodes) for i, each in enumerate(self.plan.reductions)]
         results = [i for i, o in enumerate(self.operands) if o.role != "input"]
         update = self.entry("apply", len(entries), self.plan.update, results)
+        update["returned"] = [self.host(v) for v in self.plan.returned]
         update["outputs"] = [self.name(self.plan.update, v) for v in self.plan.update.results]
         return render(
             "rows.mlir.j2",

@@ -36,12 +36,14 @@ class Call(ABC):
         self.arrays = leaves
         self.results = [i for i, o in enumerate(kernel.operands) if o.role != "input"]
         self.kernel = kernel
+        #: The scalar state after the last run.
+        self.returned: list[float] = []
         #: Whether results are known to lie in the memory of their operands, so that the arrays are not needed.
         self.trusted = False
 
     @abstractmethod
     def run(self, scalars: Sequence[float]) -> bool:
-        """Updates the leaves.
+        """Updates the leaves, and ``returned``.
 
         Returns:
             Whether every result lay in the memory of its operand; where not, it has been copied there.

@@ -45,7 +45,9 @@ class ListCall(Call):
             lists.append(views)
         for number in scalars:
             arguments.push_float(number)
-        self.module.invoke(arguments, rt.VmVariantList(1))
+        outputs = rt.VmVariantList(1 + len(self.kernel.returned))
+        self.module.invoke(arguments, outputs)
+        self.returned = [float(outputs.get_variant(1 + i)) for i in range(len(self.kernel.returned))]
         reads, moved = [], False
         for i in self.results:
             for j, (binding, leaf) in enumerate(zip(self.bindings[i], self.arrays, strict=True)):
@@ -93,10 +95,12 @@ def run_together(calls: Sequence[Call], scalars: Sequence[Sequence[float]]) -> b
     """
     staged = [call for call in calls if isinstance(call, StagesCall)]
     if len(staged) < len(calls) or not any(column.tree for call in staged for s in call.kernel.stages for column in s):
-        return all([call.run(numbers) for call, numbers in zip(calls, scalars, strict=True)])
+        kept = [call.run(numbers) for call, numbers in zip(calls, scalars, strict=True)]
+        return all(kept)
     totals: list[float] = []
     for index, stage in enumerate(staged[0].kernel.stages):
         found = [call.stage(index, [*numbers, *totals]) for call, numbers in zip(staged, scalars, strict=True)]
         trees = [column for column in stage if column.tree]
         totals += [column.total([line[i] for line in found]) for i, column in enumerate(trees)]
-    return all([call.apply([*numbers, *totals]) for call, numbers in zip(staged, scalars, strict=True)])
+    kept = [call.apply([*numbers, *totals]) for call, numbers in zip(staged, scalars, strict=True)]
+    return all(kept)

@@ -11,7 +11,7 @@ import numpy as np
 from optgen.artifact import KernelInfo, ModuleInfo
 from optgen.runtime.call import Call
 from optgen.runtime.device import Device
-from optgen.runtime.memory import ALIGNMENT, empty
+from optgen.runtime.memory import empty
 from optgen.runtime.module import LoadedModule
 from optgen.runtime.rows import Spans, join_rows, split_rows
 
@@ -81,6 +81,9 @@ class StagesCall(Call):
     def apply(self, scalars: Sequence[float]) -> bool:
         """The update itself, after all stages. Takes what :meth:`stage` takes, and returns what :meth:`run` does."""
         outputs = self._all("apply", len(self._partials), scalars)
+        if self.kernel.returned:
+            first = len(self.results)
+            self.returned = [float(outputs[0].get_variant(first + i)) for i in range(len(self.kernel.returned))]
         if self.trusted:
             return True
         moved = False
@@ -115,9 +118,9 @@ class _Share:
         self.device, self.module = device, module
         rt = module.runtime
         self._bound = call._spans.views(device)
-        self._bound.append(device.span(memoryview(call.rows[low:high]).cast("B"), call.rows[low:high].shape, "i64"))
-        self._partials = [device.span(memoryview(p[low:high]).cast("B"), p[low:high].shape, "f64") for p in call._partials]
-        self._totals = [None if t is None else device.span(memoryview(t).cast("B"), t.shape, "f64") for t in call._totals]
+        self._bound.append(_span(device, call.rows[low:high], "i64"))
+        self._partials = [_span(device, p[low:high], "f64") for p in call._partials]
+        self._totals = [None if t is None else _span(device, t, "f64") for t in call._totals]
         self._views = [view for view, _ in self._bound]
         self._none = rt.HalFence(0)
         # A device without threads of its own is done when the call returns.
@@ -149,7 +152,7 @@ class _Share:
             self._count += 1
             signal = rt.HalFence.create_at(self._semaphore, self._count)
         push(signal)
-        outputs = rt.VmVariantList(4)
+        outputs = rt.VmVariantList(8)
         self.module.invoke(arguments, outputs, entry)
         self._arguments = arguments, signal  # in use until it is done
         return outputs
@@ -169,6 +172,10 @@ class _Share:
         outputs = self.begin(entry, stages, scalars)
         self.wait()
         return outputs
+
+
+def _span(device: Device, array: np.ndarray, dtype: str) -> tuple[Any, Any]:
+    return device.span(array.reshape(-1).view(np.uint8).data, array.shape, dtype)
 
 
 def _number_leaves(table: np.ndarray, kernel: KernelInfo) -> np.ndarray:

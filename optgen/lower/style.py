@@ -1,4 +1,4 @@
-"""What kernels for different kinds of device share: what differs between them, the skeletons, and how nodes are written."""
+"""What kernels of all kinds share: what differs between devices, the skeletons, and how nodes are written."""
 
 from __future__ import annotations
 

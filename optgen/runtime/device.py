@@ -16,6 +16,7 @@ from optgen import host
 from optgen.artifact import KernelInfo
 from optgen.dtypes import SIZES
 from optgen.errors import DeviceError
+from optgen.runtime.workers import Aside
 
 #: The kind of module that a driver runs. ``cpu`` is the calling thread and, where there is much to do, a pool of
 #: workers beside it; ``cpu-workers`` is that pool.
@@ -24,9 +25,9 @@ BACKENDS = {
     "cpu": "cpu", "cpu-workers": "cpu",
 }  # fmt: skip
 
-#: Elements in one call from which it is shared with the workers of ``cpu``. They begin within 50 us of the call where
-#: they sleep, and at once where the last call is not long ago.
-SHARED_FROM = 200_000
+#: Elements in one call from which it is shared with the workers of ``cpu``, by the arithmetic: f64 takes longer. They
+#: begin within 50 us of the call where they sleep, and at once where the last call is not long ago.
+SHARED_FROM = {"f32": 400_000, "f64": 150_000}
 
 #: Elements in one call from which the worker threads of local-task repay their start, for modules that cannot be
 #: shared. Waking two of them and then the caller takes 100 to 200 us on a virtual machine.
@@ -64,6 +65,7 @@ class Device:
         backend: ``cpu``, ``vulkan`` or ``cuda``: which modules it runs.
         description: the driver's name for it.
         threads: for a pool of workers, how many.
+        aside: for a pool of workers, what keeps them off the caller's core.
         inline: whether a call's work is done when the call returns.
     """
 
@@ -72,6 +74,7 @@ class Device:
 
         self.uri = uri
         self.threads = threads
+        self.aside: Aside | None = None
         self.inline = uri in ("cpu", "local-sync")
         self.backend = BACKENDS[uri.partition("://")[0]]
         self.description = description
@@ -138,9 +141,9 @@ class Device:
         buffer = self.hal.allocator.import_host_allocation(memory, self._host_memory, self._mapped_usage)
         return self._view(buffer, shape, dtype), buffer
 
-    def workers(self, elements: int) -> Device | None:
+    def workers(self, elements: int, compute: str) -> Device | None:
         """The pool of threads to share a call on so many elements with, where there is one and it pays."""
-        if self.uri != "cpu" or elements < SHARED_FROM or host.threads() < 2:
+        if self.uri != "cpu" or elements < SHARED_FROM[compute] or host.threads() < 2:
             return None
         return get_device("cpu-workers")
 
@@ -240,7 +243,11 @@ def _make_cpu(uri: str) -> Device:
     rt._binding.clear_hal_driver_cache()
     rt.flags.parse_flags(f"--task_topology_group_count={count}", f"--task_worker_spin_us={_SPIN}")
     try:
-        return Device(uri, rt.get_device("local-task", cache=False), "worker threads", count)
+        aside = Aside()
+        hal = aside.watch(lambda: rt.get_device("local-task", cache=False))
+        device = Device(uri, hal, "worker threads", count)
+        device.aside = aside
+        return device
     finally:
         rt._binding.clear_hal_driver_cache()
         configured = host.configured_threads() or 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -44,9 +45,10 @@ class StagesCall(Call):
             for stage in kernel.stages
         ]
         self._first = first
-        self._shares = [
-            _Share(where, module.on(where), self, low, high) for where, low, high in _share(self.rows, device)
-        ]
+        workers = device.workers(int(self.rows[:, -3].sum()), kernel.dtypes["compute"]) if len(self.rows) > 1 else None
+        self._pieces = _pieces(self.rows[:, -3], workers.threads + 1 if workers else 1)
+        self._mine = _Hand(device, module, self)
+        self._theirs = _Hand(workers, module.on(workers), self) if workers and len(self._pieces) > 1 else None
 
     def run(self, scalars: Sequence[float]) -> bool:
         """As :meth:`Call.run`."""
@@ -88,9 +90,9 @@ class StagesCall(Call):
             return True
         moved = False
         rt = self.module.runtime
-        for share, found in zip(self._shares, outputs, strict=True):
+        for found in outputs:
             for position, i in enumerate(self.results):
-                address = share.device.address(found.get_as_object(position, rt.HalBufferView))
+                address = self.device.address(found.get_as_object(position, rt.HalBufferView))
                 if address is not None and address != self._spans.bases[i]:
                     moved = True
                     self._spans.copy_back(address, i, self.arrays)
@@ -98,80 +100,99 @@ class StagesCall(Call):
         return not moved
 
     def _all(self, entry: str, stages: int, scalars: Sequence[float]) -> list[Any]:
-        """Every share of the rows, at once; ``stages`` of reductions have been done."""
-        if len(self._shares) == 1:
-            return [self._shares[0].run(entry, stages, scalars)]
-        mine, *others = self._shares
-        begun = [share.begin(entry, stages, scalars) for share in others]
+        """All pieces of the rows; ``stages`` of reductions have been done.
+
+        The caller takes pieces from the front, its workers from the back, until they meet.
+
+        Returns:
+            What each call of the entry point returned.
+        """
+        mine, theirs = self._mine, self._theirs
+        if theirs is None:
+            outputs = [mine.begin(entry, stages, scalars, piece) for piece in range(len(self._pieces))]
+            mine.wait()
+            return outputs
+        front, back, outputs = 0, len(self._pieces), []
         try:
-            outputs = [mine.run(entry, stages, scalars), *begun]
+            while front < back:
+                # One ahead of what they work at, so that they need not wait for the caller to look.
+                while front + 1 < back and theirs.pending() < 2:
+                    back -= 1
+                    outputs.append(theirs.begin(entry, stages, scalars, back))
+                outputs.append(mine.begin(entry, stages, scalars, front))
+                front += 1
         finally:
-            for share in others:
-                share.wait()
+            theirs.wait()
         return outputs
 
 
-class _Share:
-    """Some of the rows, on one device."""
+class _Hand:
+    """One of those who work: a device, and what it needs for each piece."""
 
-    def __init__(self, device: Device, module: LoadedModule, call: StagesCall, low: int, high: int) -> None:
+    def __init__(self, device: Device, module: LoadedModule, call: StagesCall) -> None:
         self.device, self.module = device, module
         rt = module.runtime
         self._bound = call._spans.views(device)
-        self._bound.append(_span(device, call.rows[low:high], "i64"))
-        self._partials = [_span(device, p[low:high], "f64") for p in call._partials]
-        self._totals = [None if t is None else _span(device, t, "f64") for t in call._totals]
         self._views = [view for view, _ in self._bound]
+        self._totals = [None if t is None else _span(device, t, "f64") for t in call._totals]
+        # For each piece its rows of the table, and of the partial results of each stage.
+        self._pieces = [
+            (_span(device, call.rows[low:high], "i64"), [_span(device, p[low:high], "f64") for p in call._partials])
+            for low, high in call._pieces
+        ]
         self._none = rt.HalFence(0)
         # A device without threads of its own is done when the call returns.
         self._semaphore = None if device.inline else device.hal.create_semaphore(0)
         self._count = 0
-        self._arguments: Any = None
+        self._last = self._none
+        self._busy: list[Any] = []  # arguments, which must live until the work is done
 
-    def begin(self, entry: str, stages: int, scalars: Sequence[float]) -> Any:
-        """Starts an entry point; results are there once :meth:`wait` has returned.
+    def begin(self, entry: str, stages: int, scalars: Sequence[float], piece: int) -> Any:
+        """Starts an entry point on a piece, after those that were started before.
 
         Returns:
-            The list of what it returns.
+            The list of what it returns: there, and written, once :meth:`wait` has returned.
         """
         rt = self.module.runtime
-        arguments = rt.VmVariantList(len(self._views) + 2 * len(self._partials) + len(scalars) + 2)
+        table, partials = self._pieces[piece]
+        arguments = rt.VmVariantList(len(self._views) + len(self._totals) + len(scalars) + 4)
         push = arguments.push_ref
         for view in self._views:
             push(view)
+        push(table[0])
         for bound in self._totals[:stages]:
             if bound is not None:
                 push(bound[0])
         if entry != "apply":
-            push(self._partials[stages][0])
+            push(partials[stages][0])
         for number in scalars:
             arguments.push_float(number)
-        push(self._none)
-        signal = self._none
+        push(self._last)
         if self._semaphore is not None:
             self._count += 1
-            signal = rt.HalFence.create_at(self._semaphore, self._count)
-        push(signal)
+            self._last = rt.HalFence.create_at(self._semaphore, self._count)
+            self._busy.append(arguments)
+            if self.device.aside is not None:
+                self.device.aside.step()
+        push(self._last)
         outputs = rt.VmVariantList(8)
         self.module.invoke(arguments, outputs, entry)
-        self._arguments = arguments, signal  # in use until it is done
         return outputs
 
+    def pending(self) -> int:
+        """How many pieces have been started and are not done."""
+        return 0 if self._semaphore is None else self._count - self._semaphore.query()
+
     def wait(self) -> None:
-        """Waits for what has begun."""
+        """Waits for all that has been started."""
         if self._semaphore is None:
             return
         done, until = self._semaphore.query, time.perf_counter() + _PATIENCE
         while done() < self._count:
             if time.perf_counter() > until:
-                self._arguments[1].wait()
-                return
-
-    def run(self, entry: str, stages: int, scalars: Sequence[float]) -> Any:
-        """:meth:`begin` and :meth:`wait`."""
-        outputs = self.begin(entry, stages, scalars)
-        self.wait()
-        return outputs
+                self._last.wait()
+                break
+        self._busy.clear()
 
 
 def _span(device: Device, array: np.ndarray, dtype: str) -> tuple[Any, Any]:
@@ -189,11 +210,18 @@ def _number_leaves(table: np.ndarray, kernel: KernelInfo) -> np.ndarray:
     return split_rows(numbered, counts=-3)
 
 
-def _share(rows: np.ndarray, device: Device) -> list[tuple[Device, int, int]]:
-    """Who does which rows: the caller's first."""
-    workers = device.workers(int(rows[:, -3].sum())) if len(rows) > 1 else None
-    if workers is None:
-        return [(device, 0, len(rows))]
-    done = np.cumsum(rows[:, -3])
-    mine = int(np.searchsorted(done, done[-1] // (workers.threads + 1))) + 1
-    return [(device, 0, mine), (workers, mine, len(rows))] if mine < len(rows) else [(device, 0, len(rows))]
+#: Elements from which rows are shared in many pieces, so that a thread that is held up does not hold up the rest.
+_MANY_FROM = 3_000_000
+#: The part of the rows that is dealt out in small pieces, and their number.
+_DEALT, _SMALL = 0.2, 8
+
+
+def _pieces(counts: np.ndarray, threads: int) -> list[tuple[int, int]]:
+    """How rows with so many elements each are divided: a piece for the caller first, the workers' last."""
+    done = np.cumsum(counts)
+    total = int(done[-1])
+    dealt, small = (_DEALT, _SMALL) if total >= _MANY_FROM else (0.0, 0)
+    mine = (1 - dealt) / threads
+    marks = [0.0, *(mine + dealt * i / small for i in range(small)), mine + dealt, 1.0] if threads > 1 else [0.0, 1.0]
+    rows = [0, *(int(np.searchsorted(done, total * mark - 0.5)) + 1 for mark in marks[1:-1]), len(counts)]
+    return [(low, high) for low, high in pairwise(rows) if low < high]

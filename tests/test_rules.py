@@ -12,6 +12,7 @@ from test_parity import typed
 import optgen
 from optgen.dtypes import from_float64, storage_dtype, to_float64, ulp
 from optgen.rules import RULES, SAME
+from optgen.runtime.verify import verify_bundle
 
 SHAPES = {"a": (7, 5), "b": (5,), "c": ()}
 #: Small cases that between them have every kind of state, for what takes long to compile or to run.
@@ -157,11 +158,20 @@ def test_f32_is_correctly_rounded(index: int, rng: np.random.Generator) -> None:
     assert all(v <= limit for v in worst.values()), worst
 
 
+@each_case
+def test_probes(index: int) -> None:
+    """What a bundle carries to verify itself by is what its modules answer."""
+    results = verify_bundle(compiled(index).bundle, ["local-sync"])
+    assert all(r.ok for r in results), [(r.kernel, r.output, r.max_ulp, r.problem) for r in results if not r.ok]
+    assert {r.output for r in results} >= {"w", *compiled(index).manifest.state, *compiled(index).manifest.scalars}
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "f16"])
 @each_of_few
-def test_bf16(index: int, rng: np.random.Generator) -> None:
+def test_16_bit_params(index: int, dtype: str, rng: np.random.Generator) -> None:
     """Params are rounded once; the state is f32's."""
     case = CASES[index]
-    worst = _worst(case.compile("bf16", target="cpu"), case, rng, "bf16", (1, 5), (2, 4099), (1000, 333))
+    worst = _worst(case.compile(dtype, target="cpu"), case, rng, dtype, (1, 5), (2, 4099), (1000, 333))
     assert worst.pop("w") <= 0.51
     assert all(v <= 16 for v in worst.values()), worst  # where the terms of f32 arithmetic cancel
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rule_cases import CASES, LR, Case, compiled
+import rule_references as ref
+from rule_cases import CASES, LR, Case, compiled, optax
 from test_parity import typed
 
 import optgen
@@ -27,7 +28,10 @@ each_of_few = pytest.mark.parametrize(
 
 
 def test_every_rule_is_a_case() -> None:
-    assert {(case.rule, case.convention) for case in CASES} == {*RULES, *SAME} - {("adam_step", "ivy")}
+    assert {(case.rule, case.convention) for case in CASES} == {*RULES, *SAME} - {
+        ("adam_step", "ivy"),
+        ("muon", "optax"),
+    }
     assert len({case.id for case in CASES}) == len(CASES)
 
 
@@ -252,3 +256,33 @@ def test_conventions_by_name() -> None:
     assert optgen.get_rule("adam", "optax") is optgen.get_rule("adam", "torch")
     with pytest.raises(optgen.errors.UnknownRuleError, match="rule 'lion' must be in the convention of optax or keras"):
         optgen.get_rule("lion", "torch")
+
+
+@pytest.mark.parametrize("settings", [{"weight_decay": 0.1}, {"plain_momentum": True}], ids=["nesterov", "plain"])
+def test_muon(settings: dict[str, Any], rng: np.random.Generator) -> None:
+    """Out of place, for the shapes that it was compiled for: as optax, and as singular values have it."""
+    mine = {"tall": rng.standard_normal((7, 5)), "wide": rng.standard_normal((4, 9))}
+    opt = optgen.compile("muon", mine, target="cpu", **settings)
+    assert {k.shape for k in opt.manifest.kernels} == {(7, 5), (4, 9)}
+    assert not any(k.in_place for k in opt.manifest.kernels)
+    theirs = {"nesterov": False} if "plain_momentum" in settings else settings
+    library = optax("muon", **theirs)([w.copy() for w in mine.values()], LR)
+    numpy = {k: (w.copy(), np.zeros_like(w)) for k, w in mine.items()}
+    state = opt.init(mine)
+    for t in range(1, 51):
+        grads = {k: rng.standard_normal(w.shape) for k, w in mine.items()}
+        opt.step(mine, grads, state, lr=LR)
+        values = library(list(grads.values()), LR)
+        for k, (w, m) in numpy.items():
+            numpy[k] = tuple(ref.muon(w, grads[k], m, lr=LR, step=t, **settings).values())
+    for (k, w), value in zip(mine.items(), values, strict=True):
+        np.testing.assert_allclose(w, value, rtol=1e-10, atol=1e-12)
+        np.testing.assert_allclose(w, numpy[k][0], rtol=1e-10, atol=1e-12)
+        np.testing.assert_allclose(state["m"][k], numpy[k][1], rtol=1e-12, atol=1e-14)
+
+
+def test_muon_is_for_matrices() -> None:
+    with pytest.raises(optgen.errors.LoweringError, match="Give the leaves' shapes"):
+        optgen.compile("muon")
+    with pytest.raises(ValueError, match="muon is for matrices"):
+        optgen.compile("muon", np.ones(3, np.float32))

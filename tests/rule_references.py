@@ -304,7 +304,7 @@ def rprop(
             s[i] = min(max(s[i] * (eta_plus if p > 0 else eta_minus if p < 0 else 1), min_step), max_step)
         if p < 0:
             g[i] = 0
-        w[i] -= np.sign(g[i]) * s[i]
+        w[i] -= (0 if p < 0 else old[i]) if optax else np.sign(g[i]) * s[i]
     return {"w": w, "old": s * np.sign(g) if optax else g, "s": s}
 
 
@@ -423,6 +423,25 @@ def sophia_g(
     m = beta1 * m + (1 - beta1) * g
     u = np.clip(_corrected(m, beta1, step) / np.maximum(gamma * v, eps), -clip_threshold, clip_threshold)
     return {"w": w - lr * (u + weight_decay * w), "m": m, "v": beta2 * v + (1 - beta2) * h if refresh else v}
+
+
+def muon(
+    w: Any, g: Any, m: Any, *, lr: float, step: int, beta: float = 0.95, eps: float = 1e-8,
+    weight_decay: float = 0.0, plain_momentum: bool = False,
+) -> Arrays:  # fmt: skip
+    """By singular values: the iteration changes them alone."""
+    m = beta * m + (1 - beta) * g
+    if plain_momentum:
+        u = _corrected(m, beta, step)
+    else:
+        u = beta * _corrected(m, beta, step + 1) + (1 - beta) * _corrected(g, beta, step)
+    left, values, right = np.linalg.svd(u, full_matrices=False)
+    values = values / (math.sqrt(np.sum(values**2)) + eps)
+    for _ in range(5):
+        values = 3.4445 * values - 4.775 * values**3 + 2.0315 * values**5
+    x = left * values @ right
+    scale = math.sqrt(max(1, w.shape[1] / w.shape[0]))
+    return {"w": w - lr * (scale * x + weight_decay * w), "m": m}
 
 
 def ftrl(

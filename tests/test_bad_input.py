@@ -174,8 +174,8 @@ def test_structure_is_not_a_run_time_hyperparameter() -> None:
 
 
 def test_unknown_names_list_the_known() -> None:
-    with pytest.raises(errors.UnknownRuleError, match=r"unknown rule 'adan'.* adamw"):
-        optgen.compile("adan")
+    with pytest.raises(errors.UnknownRuleError, match=r"unknown rule 'adamm'.* adamw"):
+        optgen.compile("adamm")
     with pytest.raises(errors.UnknownTargetError, match=r"did you mean 'cpu:x86-64-v3'.*vulkan:adreno"):
         optgen.compile("adamw", target="cpu:x86-64v3")
     with pytest.raises(errors.BundleNotFoundError, match=r"no prebuilt bundle .*adamw"):

@@ -171,7 +171,7 @@ def test_compile_refuses_what_does_not_exist(cli: Run, rules: str) -> None:
     failed(cli("compile", "adam", "--convention", "abacus"), "abacus", "ivy")
     failed(cli("compile", "sgd", "-t", "cpu:z80"), "'cpu:z80'", *TARGETS)
     failed(cli("compile", "sgd", "-t", "vulkan", "--dtype", "f64"), "vulkan", "f64")
-    failed(cli("compile", "sgd", "--set", "beta1=0.9"), "beta1", "lr, weight_decay, momentum, nesterov")
+    failed(cli("compile", "sgd", "--set", "beta1=0.9"), "beta1", "lr, weight_decay, momentum, dampening, nesterov")
     failed(cli("compile", "sgd", "--set", "target=1"), "'target'")
     failed(cli("compile", "sgd", "--set", "lr=-1", "--bake", "lr"), "'lr' must be at least 0")
     failed(cli("compile", "sgd", "--bake", "lr"), "'lr' must have a value")

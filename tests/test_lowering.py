@@ -94,8 +94,8 @@ def test_the_kernel_is_one_tied_dispatch() -> None:
     for text in (by_rows, by_list):
         assert text.count("flow.dispatch.workgroups") == 1
         assert text.count(" consume %") == 3
-    assert "-> (%w_t{ %w_n }, %m_t{ %m_n }, %v_t{ %v_n })" in by_rows
-    assert "-> (%w_t{ %n }, %m_t{ %n }, %v_t{ %n })" in by_list
+    assert "-> (%x_w_t{ %x_w_n }, %x_m_t{ %x_m_n }, %x_v_t{ %x_v_n })" in by_rows
+    assert "-> (%x_w_t{ %n }, %x_m_t{ %n }, %x_v_t{ %n })" in by_list
 
 
 @pytest.mark.parametrize("target", ["cpu", "vulkan", "cuda"])
@@ -119,13 +119,13 @@ def test_copies_are_counted() -> None:
     target = get_target("cuda")
     reader = """%empty = tensor.empty(%n) : tensor<?xf32>
   %old = linalg.generic {indexing_maps = [#id, #id], iterator_types = ["parallel"]}
-    ins(%w_t : tensor<?xf32>) outs(%empty : tensor<?xf32>) {
+    ins(%x_w_t : tensor<?xf32>) outs(%empty : tensor<?xf32>) {
   ^bb0(%a: f32, %b: f32):
     %c = arith.negf %a : f32
     linalg.yield %c : f32
   } -> tensor<?xf32>
-  %view1 = hal.tensor.export %old "m\""""
-    mlir = sgd.mlir(target.style).replace('%view1 = hal.tensor.export %done#1 "m"', reader)
+  %view1 = hal.tensor.export %old "x_m\""""
+    mlir = sgd.mlir(target.style).replace('%view1 = hal.tensor.export %done#1 "x_m"', reader)
     stream = compile_mlir(mlir, [*flags_for(sgd, target), "--compile-to=stream"]).decode()
     assert count_copies(stream) >= 1
 

@@ -12,7 +12,7 @@ from optgen.lower.ops import OPS, REDUCTIONS, constant
 from optgen.lower.pairs import OPAQUE_ZERO, write_pair_nodes
 from optgen.lower.plan import Pass, Plan
 from optgen.lower.rows import emit_rows
-from optgen.lower.style import Style, module_name, operands_in_memory, render, write_nodes
+from optgen.lower.style import Style, module_name, named, operands_in_memory, render, write_nodes
 
 
 def emit_in_place(spec: KernelSpec, graph: Graph, plan: Plan, style: Style) -> str:
@@ -47,7 +47,7 @@ class _InList:
             for position, node in enumerate(each.nodes):
                 result = f"%red{index}" if len(each.nodes) == 1 else f"%red{index}#{position}"
                 self.reduced[node.result] = (result, self.accumulator(node))
-        results = [_index(operands, o.name) for o in spec.results]
+        results = [_index(spec.operands, o.name) for o in spec.results]
         name = self.namer(update, "%k")
         entry = []
         for value in update.reductions:
@@ -173,7 +173,7 @@ def emit_out_of_place(spec: KernelSpec, stablehlo: str, shape: tuple[int, ...]) 
     return render(
         "untied_list.mlir.j2",
         name=module_name(spec),
-        operands=spec.operands,
+        operands=named(spec.operands),
         results=[_index(spec.operands, o.name) for o in spec.results],
         scalars=spec.scalars,
         compute=spec.dtypes.compute,

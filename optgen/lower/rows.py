@@ -39,7 +39,7 @@ class _Rows:
         self.operands = operands_in_memory(spec)
         count = len(self.operands)
         self.tensors = dict(zip(graph.inputs[:count], range(count), strict=True))
-        self.scalars = {v: f"%{s.name}" for v, s in zip(graph.inputs[count:], spec.scalars, strict=True)}
+        self.scalars = {v: f"%h_{s.name}" for v, s in zip(graph.inputs[count:], spec.scalars, strict=True)}
         # Where each reduction's total is to be found: its stage and, among those for leaves, its column.
         self.columns: dict[Value, tuple[int, int]] = {}
         self.trees: list[tuple[int, Value]] = []

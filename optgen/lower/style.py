@@ -101,6 +101,11 @@ def module_name(spec: KernelSpec) -> str:
     return "".join(c if c.isalnum() else "_" for c in text)
 
 
+def named(operands: tuple[Operand, ...]) -> tuple[Operand, ...]:
+    """The operands under names that no template uses, whatever the rule's author has called them."""
+    return tuple(dataclasses.replace(o, name=f"x_{o.name}") for o in operands)
+
+
 def operands_in_memory(spec: KernelSpec) -> tuple[Operand, ...]:
-    """The operands as a kernel sees them: f16 as its bits."""
-    return tuple(dataclasses.replace(o, dtype="i16") if o.dtype == "f16" else o for o in spec.operands)
+    """The operands as a kernel sees them: f16 as its bits, under the names of :func:`named`."""
+    return tuple(dataclasses.replace(o, dtype="i16" if o.dtype == "f16" else o.dtype) for o in named(spec.operands))

@@ -21,6 +21,7 @@ from optgen.rules import (
     ivy,
     layerwise,
     lion,
+    muon,
     nadam,
     radam,
     rmsprop,
@@ -31,7 +32,7 @@ from optgen.rules import (
 
 _FAMILIES = (
     sgd, adam, adamax, nadam, radam, adabelief, adan, adagrad, rmsprop, ftrl, lion, layerwise, schedule_free, sophia,
-    ivy,
+    muon, ivy,
 )  # fmt: skip
 
 RULES: dict[tuple[str, str], Rule] = {

@@ -13,37 +13,14 @@ from typing import Any
 
 import numpy as np
 
+from optgen.artifact.transform import TensorInfo as Tensor
 from optgen.dsl.trace import import_jax
 from optgen.dtypes import element_name, numpy_dtype
 from optgen.errors import LeafError, RuleError
-from optgen.runtime.tree import is_tree, leaves_of, map_tree, show, walk
+from optgen.runtime.tree import leaves_of, map_tree, show, walk
 
 #: A state whose dtypes have not settled after so many traces never will.
 _SETTLE = 4
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """A leaf of one of the trees that an update takes.
-
-    Attributes:
-        tree: ``params``, ``grads``, ``state``, or the name of an extra argument.
-        path: where it is in its tree.
-        shape: of the array.
-        dtype: of the array, as the user sees it.
-        keys: for the state, the path as keys: names in dicts, numbers in lists.
-    """
-
-    tree: str
-    path: str
-    shape: tuple[int, ...]
-    dtype: str
-    keys: tuple[str | int, ...] = ()
-
-    @property
-    def passed(self) -> str:
-        """The dtype that modules see: a truth value is an i32 to them, since devices store bits differently."""
-        return "i32" if self.dtype == "i1" else self.dtype
 
 
 @dataclass(frozen=True)

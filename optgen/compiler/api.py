@@ -43,7 +43,8 @@ def compile(
     Args:
         rule: a name (see ``optgen.rules``), a :class:`Rule` of your own, or an optax ``GradientTransformation``: then
             ``like`` is the tree that it is for, ``grad_dtype`` may be given, and of the settings ``name`` (what to call
-            it), ``extra_args`` (examples of further arguments of its update, by name) and ``in_place=False``.
+            it), ``extra_args`` (examples of further arguments of its update, by name), ``grads_like`` (the grads'
+            tree where it is not like the params') and ``in_place=False``.
         like: a tree of arrays; one kernel is compiled for each dtype in it, and its layout is kept in the manifest.
         target: one or more of ``optgen.targets``, by default this machine's processor.
         device: what the returned optimizer runs on; see :class:`Optimizer`.
@@ -86,7 +87,7 @@ def compile(
             "bake": bake or None, "per_element": per_element or None, "fixed_layout": fixed_layout or None,
         }  # fmt: skip
         wrong = [name for name, value in given.items() if value is not None]
-        wrong += [name for name in settings if name not in ("name", "extra_args", "in_place")]
+        wrong += [name for name in settings if name not in ("name", "extra_args", "grads_like", "in_place")]
         if wrong:
             raise HyperparameterError(f"'{wrong[0]}' must not be given with an optax transformation: give it to optax")
         return compile_transformation(

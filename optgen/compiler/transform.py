@@ -69,6 +69,7 @@ def compile_transformation(
     device: str | None = None,
     name: str | None = None,
     grad_dtype: Any = None,
+    grads_like: Any = None,
     extra_args: Mapping[str, Any] | None = None,
     in_place: bool = True,
     progress: Progress | None = None,
@@ -83,6 +84,7 @@ def compile_transformation(
         device: see :class:`TreeOptimizer`.
         name: what to call it; by default the function that made it.
         grad_dtype: of the grads; by default that of each param.
+        grads_like: the tree of grads where it is not like the params', as for lookahead.
         extra_args: further arguments of ``update`` by name, each with an example: a number, or a tree of arrays.
         in_place: False to compute everything out of place.
         progress, use_cache: see :func:`optgen.compile`.
@@ -95,20 +97,28 @@ def compile_transformation(
     """
     if like is None:
         raise LeafError("an optax transformation is compiled for one tree: 'like' must be given (got None)")
-    traced = trace_transformation(transformation, like, name=name, grad_dtype=grad_dtype, extra_args=extra_args)
-    split = split_update(traced.stablehlo, traced.results, in_place=in_place)
-    try:
-        bundle = _build(traced, split, targets, progress, use_cache)
-    except _BodyRefused as refused:
-        # The kernels are for what StableHLO writes every day; what they lack still runs, out of place.
-        split = split_update(traced.stablehlo, traced.results, in_place=False)
-        reasons = {a: f"no kernel of its own: {refused}" for a in split.reasons}
-        bundle = _build(traced, dataclasses.replace(split, reasons=reasons), targets, progress, use_cache)
-    return TreeOptimizer(bundle, device)
+    traced = trace_transformation(
+        transformation, like, name=name, grad_dtype=grad_dtype, grads_like=grads_like, extra_args=extra_args
+    )
+    if call := re.search(r"custom_call @(lapack\w*|\w*_(?:qr|svd|eigh|cholesky)\w*)", traced.stablehlo):
+        raise LoweringError(f"'{traced.name}' calls a library for linear algebra that IREE lacks ({call[1]})")
+    refused = {} if in_place else dict.fromkeys(traced.results, "it was asked for out of place")
+    while True:
+        split = split_update(traced.stablehlo, traced.results, refused)
+        try:
+            return TreeOptimizer(_build(traced, split, targets, progress, use_cache), device)
+        except _BodyRefused as error:
+            # Kernels are for what updates do every day; what one of them lacks still runs, out of place.
+            reason = f"no kernel can do it: {error}"
+            refused |= {t: reason for use in split.uses if use.body == error.body for t in use.tensors}
 
 
 class _BodyRefused(Exception):
     """An in-place kernel could not be written or compiled."""
+
+    def __init__(self, reason: str, body: int) -> None:
+        super().__init__(reason)
+        self.body = body
 
 
 def _build(
@@ -200,7 +210,7 @@ def _kernel(
             kernel = Kernel(spec, "", True, graph=body.graph, plan=plan_of(body.graph))
             data, copies = compile_kernel(kernel, target, use_cache=use_cache)
         except (CompileError, LoweringError, KeyError) as error:
-            raise _BodyRefused(str(error)) from error
+            raise _BodyRefused(str(error).partition(";")[0], index) from error
         file = f"modules/{label}/{target.name.replace(':', '-')}.vmfb"
         files[file] = data
         abi = kernel.abi(target.style)

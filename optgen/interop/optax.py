@@ -5,6 +5,7 @@ Nothing here imports optax: a transformation is whatever has the two functions `
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -70,6 +71,7 @@ def trace_transformation(
     *,
     name: str | None = None,
     grad_dtype: Any = None,
+    grads_like: Any = None,
     extra_args: Mapping[str, Any] | None = None,
 ) -> TracedUpdate:
     """Traces ``apply_updates(params, update(grads, state, params))`` for the layout of ``like``.
@@ -79,6 +81,7 @@ def trace_transformation(
         like: the params, or whatever has their structure, shapes and dtypes.
         name: what to call it; by default the name of the function that made it.
         grad_dtype: of the grads; by default that of each param.
+        grads_like: the grads' structure, shapes and dtypes where they are not those of the params, as for lookahead.
         extra_args: further arguments of ``update``, each with an example: a number, or a tree of arrays.
 
     Raises:
@@ -91,15 +94,16 @@ def trace_transformation(
     params = [_tensor("params", path, value) for path, value in leaves_of(like).items()]
     if not params:
         raise LeafError("'like' must have at least one array")
-    grads = [
-        Tensor("grads", t.path, t.shape, t.dtype if grad_dtype is None else element_name(grad_dtype)) for t in params
-    ]
+    grads_like = like if grads_like is None else _plain(jax, grads_like)
+    grads = [_tensor("grads", path, value) for path, value in leaves_of(grads_like).items()]
+    if grad_dtype is not None:
+        grads = [dataclasses.replace(t, dtype=element_name(grad_dtype)) for t in grads]
     extras = {key: _plain(jax, value) for key, value in (extra_args or {}).items()}
     extra = [_tensor(key, path, value) for key, tree in extras.items() for path, value in leaves_of(tree).items()]
     wide = any(t.dtype in ("f64", "i64", "ui64") for t in (*params, *grads, *extra))
     with jax.enable_x64(True) if wide else nullcontext(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        tracer = _Tracer(jax, transformation, label, like, extras, params, grads, extra)
+        tracer = _Tracer(jax, transformation, label, like, grads_like, extras, params, grads, extra)
         return tracer.run()
 
 
@@ -112,13 +116,14 @@ class _Tracer:
         transformation: Any,
         label: str,
         like: Any,
+        grads_like: Any,
         extras: Mapping[str, Any],
         params: list[Tensor],
         grads: list[Tensor],
         extra: list[Tensor],
     ) -> None:
         self.jax, self.transformation, self.label = jax, transformation, label
-        self.like, self.extras = like, extras
+        self.like, self.grads_like, self.extras = like, grads_like, extras
         self.params, self.grads, self.extra = params, grads, extra
 
     def run(self) -> TracedUpdate:
@@ -183,11 +188,11 @@ class _Tracer:
         return [self.passed(leaf) for leaf in leaves], None
 
     def update(self, *leaves: Any) -> list[Any]:
-        n, k = len(self.params), len(self.paths)
-        params, grads = self.tree(self.like, leaves[:n]), self.tree(self.like, leaves[n : 2 * n])
-        rest = iter(v != 0 if t.dtype == "i1" else v for v, t in zip(leaves[2 * n + k :], self.extra, strict=True))
+        n, m, k = len(self.params), len(self.params) + len(self.grads), len(self.paths)
+        params, grads = self.tree(self.like, leaves[:n]), self.tree(self.grads_like, leaves[n:m])
+        rest = iter(v != 0 if t.dtype == "i1" else v for v, t in zip(leaves[m + k :], self.extra, strict=True))
         extra = {name: map_tree(lambda *_: next(rest), tree) for name, tree in self.extras.items()}
-        given = [self.typed(*each) for each in zip(leaves[2 * n : 2 * n + k], self.key_types, self.bools, strict=True)]
+        given = [self.typed(*each) for each in zip(leaves[m : m + k], self.key_types, self.bools, strict=True)]
         state = self.jax.tree_util.tree_unflatten(self.treedef, given)
         updates, state = self.transformation.update(grads, state, params, **extra)
         changes = dict(walk(updates))

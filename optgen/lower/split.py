@@ -21,7 +21,7 @@ import numpy as np
 
 from optgen.dtypes import SIZES
 from optgen.errors import LoweringError
-from optgen.lower.graph import CrossElementError, Graph, Node, Value, _Reader
+from optgen.lower.graph import CrossElementError, Graph, Node, Value, ValueKind, _Reader
 from optgen.lower.ops import OPS
 
 #: A dtype and a role for each tensor of a body: ``param`` where it is replaced, else ``input``.
@@ -82,23 +82,34 @@ class Split:
     reasons: Mapping[int, str]
 
 
-def split_update(text: str, results: Sequence[int], *, in_place: bool = True) -> Split:
+def split_update(text: str, results: Sequence[int], refused: Mapping[int, str] | None = None) -> Split:
     """Splits a traced update.
 
     Args:
         text: StableHLO whose ``main`` is the update.
         results: for each of its results, the argument that it replaces.
-        in_place: False to leave everything to the head.
+        refused: arguments that are not to be updated in place, and why.
+
+    Raises:
+        LoweringError: if the update is not StableHLO alone.
     """
     from iree.compiler import ir
     from iree.compiler.passmanager import PassManager
 
     with ir.Context(), ir.Location.unknown():
-        module = ir.Module.parse(text)
+        try:
+            module = ir.Module.parse(text)
+        except ir.MLIRError as error:
+            raise LoweringError(f"the update cannot be read: {_first(str(error))}") from error
         _run(PassManager, module, "inline,symbol-dce,canonicalize,cse")
         _hoist_branches(ir, module)
         _run(PassManager, module, "canonicalize,cse")
-        return _Splitter(ir, module, list(results), in_place).run(PassManager)
+        return _Splitter(ir, module, list(results), refused or {}).run(PassManager)
+
+
+def _first(text: str) -> str:
+    lines = [line for line in text.splitlines() if "error:" in line] or text.splitlines()
+    return lines[0].partition("error:")[2].strip()[:200] or lines[0][:200]
 
 
 def _run(pass_manager: Any, module: Any, passes: str) -> None:
@@ -172,6 +183,13 @@ class _TreeReader(_Reader):
             for result in op.results
         }
 
+    def kind_of(self, type_: Any) -> ValueKind:
+        """As for rules; what has one element, though a rank, is a scalar beside a leaf that has more."""
+        extents = list(self.ir.RankedTensorType(type_).shape)
+        if extents != self.shape and all(extent == 1 for extent in extents):
+            return "scalar"
+        return super().kind_of(type_)
+
     def read_value(self, value: Any) -> Value:
         """``value``, of the shape of the current leaf, with everything that it depends on."""
         needed: dict[Any, None] = {}
@@ -184,7 +202,7 @@ class _TreeReader(_Reader):
             if each in self.values:
                 continue
             needed[each] = None
-            if each in self.order and self.ir.RankedTensorType(each.type).rank > 0:
+            if each in self.order and self.kind_of(each.type) == "leaf":
                 stack.extend(self.operands_of(each))
         for each in sorted(needed, key=lambda v: self.order.get(v, -1)):
             self.values[each] = self.define(each)
@@ -206,7 +224,7 @@ class _TreeReader(_Reader):
             return result
         op = value.owner.operation if hasattr(value.owner, "operation") else value.owner
         name = op.name.split(".")[-1]
-        if self.ir.RankedTensorType(value.type).rank == 0 and name != "constant":
+        if self.kind_of(value.type) == "scalar" and name != "constant":
             result = self.fresh("scalar", self.dtype_of(value.type))
             self.sources[result] = value
             return result
@@ -242,8 +260,8 @@ class _TreeReader(_Reader):
 class _Splitter:
     """Decides what goes where."""
 
-    def __init__(self, ir: Any, module: Any, results: list[int], in_place: bool) -> None:
-        self.ir, self.module, self.results, self.in_place = ir, module, results, in_place
+    def __init__(self, ir: Any, module: Any, results: list[int], refused: Mapping[int, str]) -> None:
+        self.ir, self.module, self.results, self.refused = ir, module, results, refused
         self.block = _main(ir, module).regions[0].blocks[0]
         self.reader = _TreeReader(ir, module)
         self.reasons: dict[int, str] = {}
@@ -262,6 +280,8 @@ class _Splitter:
             if type_.rank == 0:
                 continue
             try:
+                if target in self.refused:
+                    raise CrossElementError(self.refused[target])
                 read[target] = self.elementwise(output, arguments[target], list(type_.shape))
             except CrossElementError as error:
                 self.reasons[target] = str(error)
@@ -293,8 +313,6 @@ class _Splitter:
         )
 
     def elementwise(self, output: Any, argument: Any, shape: list[int]) -> Value:
-        if not self.in_place:
-            raise CrossElementError("it was asked for out of place")
         self.reader.shape = shape
         if (dtype := self.reader.dtype_of(argument.type)) not in SIZES:
             raise CrossElementError(f"kernels do not update {dtype} in place")

@@ -292,6 +292,8 @@ class _Splitter:
         uses: list[tuple[int, tuple[int, ...], tuple[Value, ...]]] = []
         for group in self.components(read, producer):
             try:
+                if all(read[t] in self.reader.arguments for t in group):
+                    raise LoweringError("it becomes a copy of another leaf, with nothing to compute")
                 body, tensors, scalars = self.body({t: read[t] for t in group}, producer)
             except LoweringError as error:
                 for target in group:

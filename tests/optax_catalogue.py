@@ -155,7 +155,8 @@ def _entries() -> list[Entry]:
         ("masked(adam, mask)", lambda: o.masked(adam, _matrices)),
         ("MultiSteps(adam, 3)", lambda: o.MultiSteps(adam, 3)),
         ("MultiSteps(lamb, 3)", lambda: o.MultiSteps(o.lamb(1e-2), 3)),
-        ("MultiSteps(adam, 2, skip_not_finite)", lambda: o.MultiSteps(adam, 2, should_skip_update_fn=o.skip_not_finite)),
+        ("MultiSteps(adam, 2, skip_not_finite)",
+         lambda: o.MultiSteps(adam, 2, should_skip_update_fn=o.skip_not_finite)),
         ("partition({bias: sgd, rest: adamw})", lambda: o.partition({"bias": sgd, "rest": o.adamw(1e-2)}, _labels)),
         ("selective_transform(adam, freeze_mask=...)", lambda: o.selective_transform(adam, freeze_mask=_matrices)),
     ]  # fmt: skip
@@ -269,7 +270,7 @@ def _distance(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> 
     worst = 0.0
     for path, wanted in expected.items():
         got = found[path]
-        assert got.shape == wanted.shape and got.dtype == wanted.dtype, path
+        assert (got.shape, got.dtype) == (wanted.shape, wanted.dtype), path
         a, b = got.astype(np.float64), wanted.astype(np.float64)
         difference = np.abs(a - b) / np.maximum(1, np.abs(b))
         worst = max(worst, float(np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0, difference).max()))

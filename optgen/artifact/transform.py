@@ -143,7 +143,7 @@ class TransformManifest:
     @property
     def in_place(self) -> tuple[int, ...]:
         """The arguments of rank 1 or more that kernels update in place."""
-        found = {}
+        found: dict[int, None] = {}
         for call in self.calls:
             operands = self.kernels[call.kernel].operands
             for leaf in call.leaves:
@@ -268,7 +268,8 @@ def transform_of(path: str | os.PathLike[str], files: dict[str, bytes]) -> Trans
     manifest = TransformManifest.from_json(rest.pop(storage.MANIFEST))
     functions = [f for f in (manifest.init, manifest.head) if f is not None]
     named = [manifest.update, *(f.stablehlo for f in functions)]
-    named += [m.file for each in (*functions, *manifest.kernels) for m in each.modules]
+    named += [m.file for function in functions for m in function.modules]
+    named += [m.file for kernel in manifest.kernels for m in kernel.modules]
     if any(i.kind == "stored" for i in manifest.initial):
         named.append("initial.npz")
     return TransformBundle(manifest, storage.verify(path, rest, manifest.files, named))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, overload
 
 from optgen.artifact import LeafInfo
 from optgen.compiler.build import Progress, build_bundle
@@ -11,15 +11,20 @@ from optgen.compiler.transform import compile_transformation
 from optgen.dsl.rule import Rule
 from optgen.dsl.variant import Variant
 from optgen.errors import HyperparameterError, LeafError
-from optgen.interop.optax import is_transformation
+from optgen.interop.optax import Transformation, is_transformation
 from optgen.rules import get_rule
 from optgen.runtime.loading import split_settings
 from optgen.runtime.memory import as_leaf
 from optgen.runtime.optimizer import Optimizer
+from optgen.runtime.transform import TreeOptimizer
 from optgen.runtime.tree import leaves_of
 from optgen.targets import get_target
 
 
+@overload
+def compile(rule: str | Rule, like: Any = None, **settings: Any) -> Optimizer: ...
+@overload
+def compile(rule: Transformation, like: Any, **settings: Any) -> TreeOptimizer: ...
 def compile(
     rule: Any,
     like: Any = None,
@@ -37,7 +42,7 @@ def compile(
     progress: Progress | None = None,
     use_cache: bool = True,
     **settings: Any,
-) -> Any:
+) -> Optimizer | TreeOptimizer:
     """Compiles an update rule, or an optax transformation.
 
     Args:

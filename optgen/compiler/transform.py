@@ -142,14 +142,13 @@ def _build(
             modules.append(ModuleInfo(target.name, target.backend, file, False, 0, target.arch, target.features))
             if progress:
                 progress(label, target.name, len(files[file]))
-        return FunctionInfo(
-            f"{traced.name} {label}", reads, tuple(outputs), tuple(modules), f"stablehlo/{label}.mlir"
-        )
+        return FunctionInfo(f"{traced.name} {label}", reads, tuple(outputs), tuple(modules), f"stablehlo/{label}.mlir")
 
     head = None
     if split.head is not None:
         outputs = [LeafInfo(f"scalar{i}", (), dtype) for i, dtype in enumerate(split.scalars)]
-        head = function("head", split.head, split.reads, [*outputs, *(_passed(traced.arguments[i]) for i in split.writes)])
+        outputs += [_passed(traced.arguments[i]) for i in split.writes]
+        head = function("head", split.head, split.reads, outputs)
     initial, init = [], None
     stored: dict[str, np.ndarray] = {}
     state = [a for a in traced.arguments if a.tree == "state"]
@@ -164,9 +163,7 @@ def _build(
         buffer = io.BytesIO()
         np.savez(buffer, allow_pickle=False, **stored)
         files["initial.npz"] = buffer.getvalue()
-    kernels = tuple(
-        _kernel(traced.name, i, body, targets, files, progress, use_cache) for i, body in enumerate(split.bodies)
-    )
+    kernels = tuple(_kernel(i, body, targets, files, progress, use_cache) for i, body in enumerate(split.bodies))
     calls: dict[tuple[int, tuple[int, ...]], list[tuple[int, ...]]] = {}
     for use in split.uses:
         calls.setdefault((use.body, use.scalars), []).append(use.tensors)
@@ -189,7 +186,6 @@ def _build(
 
 
 def _kernel(
-    name: str,
     index: int,
     body: Body,
     targets: Sequence[Target],
@@ -199,7 +195,7 @@ def _kernel(
 ) -> KernelInfo:
     """One body for every target."""
     label = f"body{index}"
-    spec = _spec(name, label, body)
+    spec = _spec(body)
     used = dict.fromkeys([*(dtype for dtype, _ in body.tensors), body.compute])
     modules = []
     for target in targets:
@@ -234,11 +230,12 @@ def _kernel(
     )
 
 
-def _spec(name: str, label: str, body: Body) -> BodySpec:
+def _spec(body: Body) -> BodySpec:
     def nothing(*_: Any, **__: Any) -> None:
         raise NotImplementedError("a body has no mathematics but its graph")
 
-    rule = Rule(f"{name}_{label}", "torch", nothing, "t0", (), (), (), {}, frozenset(), "optax")
+    # Of one name for all: transformations with the same arithmetic then share a module in the cache.
+    rule = Rule("optax", "torch", nothing, "t0", (), (), (), {}, frozenset(), "optax")
     first = body.tensors[0][0]
     return BodySpec(Variant.of(rule), Dtypes(first, first, first, body.compute), body)
 
@@ -248,13 +245,10 @@ def _initial(index: int, tensor: TensorInfo, value: Initial, stored: dict[str, n
         return InitialInfo("copy", path=value.copy)
     if value.computed is not None:
         return InitialInfo("computed", value.computed)
+    if value.fill is not None:
+        return InitialInfo("fill", int(value.fill) if tensor.dtype in INTEGERS else float(value.fill))
     assert value.array is not None
-    array = value.array
-    first = array.reshape(-1)[:1]
-    if np.array_equal(array, np.broadcast_to(first, array.shape) if array.ndim else first.reshape(()), equal_nan=False):
-        number = first[0]
-        return InitialInfo("fill", int(number) if tensor.dtype in INTEGERS else float(number))
-    stored[str(index)] = np.ascontiguousarray(array).view(storage_dtype(tensor.dtype))
+    stored[str(index)] = np.ascontiguousarray(value.array).view(storage_dtype(tensor.dtype)).reshape(tensor.shape)
     return InitialInfo("stored")
 
 
@@ -271,5 +265,3 @@ def _flags(target: Target, inputs: Sequence[LeafInfo]) -> tuple[str, ...]:
         # With recorded command buffers a program was seen to give NaN from its third call.
         return (*target.flags, "--iree-hal-indirect-command-buffers=false")
     return target.flags
-
-

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -26,14 +26,16 @@ _SETTLE = 4
 
 @dataclass(frozen=True)
 class Initial:
-    """What a leaf of the state is before the first step: one of the three.
+    """What a leaf of the state is before the first step: one of the four.
 
     Attributes:
+        fill: this number everywhere.
         array: these numbers, whatever the params.
         copy: the path of the param whose copy it is.
         computed: the position, among the results of ``TracedUpdate.init``, of what is computed from the params.
     """
 
+    fill: float | None = None
     array: np.ndarray | None = None
     copy: str | None = None
     computed: int | None = None
@@ -58,6 +60,18 @@ class TracedUpdate:
     results: tuple[int, ...]
     initial: tuple[Initial, ...]
     init: str | None
+
+
+class Transformation(Protocol):
+    """What optax calls a ``GradientTransformation``."""
+
+    @property
+    def init(self) -> Callable[..., Any]:
+        """From params to state."""
+
+    @property
+    def update(self) -> Callable[..., Any]:
+        """From grads, state and params to updates and state."""
 
 
 def is_transformation(value: Any) -> bool:
@@ -130,23 +144,22 @@ class _Tracer:
         jax = self.jax
         param_structs = [_struct(jax, t) for t in self.params]
         leaves = self.attempt("init", lambda: jax.eval_shape(lambda *p: self.init(*p)[0], *param_structs))
-        begins = leaves
         for _ in range(_SETTLE):
             inputs = [*param_structs, *(_struct(jax, t) for t in self.grads), *leaves]
             inputs += [_struct(jax, t) for t in self.extra]
-            after = self.attempt("update", lambda inputs=inputs: jax.eval_shape(self.update, *inputs))[len(self.params):]
-            if [(a.shape, a.dtype) for a in after] == [(a.shape, a.dtype) for a in leaves]:
-                break
+            traced = self.attempt("update", lambda given=inputs: jax.jit(self.update, keep_unused=True).trace(*given))
+            after = list(traced.out_info)[len(self.params) :]
             if [a.shape for a in after] != [a.shape for a in leaves]:
                 where = next(i for i, (a, b) in enumerate(zip(after, leaves, strict=True)) if a.shape != b.shape)
                 raise RuleError(
                     f"'{self.label}' must keep the shapes of its state: {show(self.paths[where])} goes from "
                     f"{leaves[where].shape} to {after[where].shape}"
                 )
-            leaves = after
+            if [a.dtype for a in after] == [a.dtype for a in leaves]:
+                break
+            leaves = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in after]  # e.g. moments begun as bf16, kept as f32
         else:
             raise RuleError(f"'{self.label}' must keep the dtypes of its state, which change at every step")
-        traced = self.attempt("update", lambda: jax.jit(self.update, keep_unused=True).trace(*inputs))
         text: str = self.attempt("update", lambda: traced.lower(lowering_platforms=("cpu",)).as_text())
         state = [
             Tensor("state", path, tuple(leaf.shape), _state_dtype(leaf.dtype, path, flag), keys)
@@ -155,7 +168,7 @@ class _Tracer:
         arguments = (*self.params, *self.grads, *state, *self.extra)
         first = len(self.params) + len(self.grads)
         results = (*range(len(self.params)), *range(first, first + len(state)))
-        initial, init = self.initial(param_structs, begins, state)
+        initial, init = self.initial(param_structs, state)
         return TracedUpdate(self.label, text, arguments, results, initial, init)
 
     def attempt(self, what: str, call: Any) -> Any:
@@ -224,24 +237,25 @@ class _Tracer:
 
     # What the state is before the first step.
 
-    def initial(
-        self, params: Sequence[Any], begins: Sequence[Any], state: Sequence[Tensor]
-    ) -> tuple[tuple[Initial, ...], str | None]:
+    def initial(self, params: Sequence[Any], state: Sequence[Tensor]) -> tuple[tuple[Initial, ...], str | None]:
         jax = self.jax
-        jaxpr = jax.make_jaxpr(lambda *p: self.init(*p)[0])(*params).jaxpr
-        sources = _sources(jaxpr)
-        zeros = [jax.numpy.zeros(t.shape, t.dtype) for t in params]
-        values = jax.jit(lambda *p: self.init(*p)[0])(*zeros)
+        sources = _sources(jax.make_jaxpr(lambda *p: self.init(*p)[0])(*params).jaxpr, {})
         found: list[Initial] = []
         computed: list[int] = []
-        for index, (tensor, source, value) in enumerate(zip(state, sources, values, strict=True)):
-            if source is None:
-                found.append(Initial(array=np.asarray(value).astype(numpy_dtype(tensor.dtype))))
-            elif isinstance(source, int):
-                found.append(Initial(copy=self.params[source].path))
-            else:
+        fixed = [i for i, source in enumerate(sources) if source == "fixed"]
+        zeros = [np.zeros(t.shape, t.dtype) for t in params] if fixed else []
+        values = jax.jit(lambda *p: [self.init(*p)[0][i] for i in fixed])(*zeros) if fixed else []
+        arrays = dict(zip(fixed, values, strict=True))
+        for index, (tensor, source) in enumerate(zip(state, sources, strict=True)):
+            if source == "fixed":
+                found.append(Initial(array=np.asarray(arrays[index]).astype(numpy_dtype(tensor.dtype))))
+            elif source == "computed":
                 found.append(Initial(computed=len(computed)))
                 computed.append(index)
+            elif isinstance(source, _Fill):
+                found.append(Initial(fill=float(source.number)))
+            else:
+                found.append(Initial(copy=self.params[source].path))
         if not computed:
             return tuple(found), None
 
@@ -253,28 +267,46 @@ class _Tracer:
         return tuple(found), lowered.as_text()
 
 
+@dataclass(frozen=True)
+class _Fill:
+    """One number everywhere."""
+
+    number: Any
+
+
 #: Primitives that keep a value as it is; a param that goes through them alone is copied.
 _COPIES = ("copy", "copy_p", "convert_element_type", "optimization_barrier")
 
 
-def _sources(jaxpr: Any) -> list[Any]:
-    """For each result of ``jaxpr``: None if it depends on no argument, the argument's number if it is a copy of it,
-    else the word ``computed``."""
-    known: dict[Any, Any] = {var: index for index, var in enumerate(jaxpr.invars)}
+def _sources(jaxpr: Any, given: Mapping[Any, Any]) -> list[Any]:
+    """For each result of ``jaxpr``: a :class:`_Fill`; the number of the argument that it is a copy of; ``fixed`` if it
+    depends on no argument; else ``computed``.
+
+    Args:
+        jaxpr: of a function.
+        given: what its arguments are, where it is called by another; by default arguments of numbers 0, 1...
+    """
+    known: dict[Any, Any] = dict(given) or {var: index for index, var in enumerate(jaxpr.invars)}
 
     def of(var: Any) -> Any:
-        return None if hasattr(var, "val") else known.get(var)
+        if hasattr(var, "val"):  # a literal
+            return _Fill(var.val) if np.ndim(var.val) == 0 else "fixed"
+        return known.get(var, "fixed")
 
     for equation in jaxpr.eqns:
-        inner = equation.params.get("jaxpr")
-        if equation.primitive.name in ("pjit", "jit") and inner is not None:
-            given = [of(v) for v in equation.invars]
-            results = [given[s] if isinstance(s, int) else s for s in _sources(inner.jaxpr)]
-        elif equation.primitive.name in _COPIES:
-            results = [of(v) for v in equation.invars]
+        inner, name = equation.params.get("jaxpr"), equation.primitive.name
+        sources = [of(v) for v in equation.invars]
+        if name in ("pjit", "jit") and inner is not None:
+            results = _sources(inner.jaxpr, dict(zip(inner.jaxpr.invars, sources, strict=True)))
+        elif name in _COPIES and not (isinstance(sources[0], _Fill) and name == "convert_element_type"):
+            results = sources
+        elif name == "convert_element_type":
+            results = [_Fill(np.asarray(sources[0].number).astype(equation.outvars[0].aval.dtype).item())]
+        elif name == "broadcast_in_dim" and isinstance(sources[0], _Fill):
+            results = sources[:1]
         else:
-            depends = any(of(v) is not None for v in equation.invars)
-            results = ["computed" if depends else None] * len(equation.outvars)
+            fixed = all(source == "fixed" or isinstance(source, _Fill) for source in sources)
+            results = ["fixed" if fixed else "computed"] * len(equation.outvars)
         known.update(zip(equation.outvars, results, strict=True))
     return [of(var) for var in jaxpr.outvars]
 

@@ -145,7 +145,7 @@ def _hoist_branches(ir: Any, module: Any) -> None:
         bodies = [list(branch.operations)[:-1] for branch in branches]
         if any(o.operation.name.split(".")[-1] not in {*_CHEAP, "select"} for body in bodies for o in body):
             continue
-        ends = [[v for v in list(branch.operations)[-1].operands] for branch in branches]
+        ends = [list(list(branch.operations)[-1].operands) for branch in branches]
         for body in bodies:
             for each in body:
                 each.operation.move_before(op)
@@ -246,11 +246,11 @@ class _TreeReader(_Reader):
             assert isinstance(node.attribute, float)
             self.constants[result] = node.attribute
         elif result.dtype in ("f32", "f64") and name in OPS and all(v in self.constants for v in operands):
-            kinds = {"f32": np.float32, "f64": np.float64}
+            kinds: dict[str, Any] = {"f32": np.float32, "f64": np.float64}
             if name not in ("compare", "convert") and all(v.dtype in kinds for v in operands):
                 with np.errstate(all="ignore"):
-                    number = OPS[name].evaluate(*(kinds[v.dtype](self.constants[v]) for v in operands))
-                self.constants[result] = float(kinds[result.dtype](number))
+                    number: Any = OPS[name].evaluate(*(kinds[v.dtype](self.constants[v]) for v in operands))
+                self.constants[result] = float(number)
                 return
             self.sources[result] = value
         else:
@@ -373,7 +373,7 @@ class _Splitter:
                 builder.values[inputs[tensor]] = value
         for scalar in scalars:
             builder.values[scalar] = builder.input("scalar", compute)
-        builder.widen_inputs([v for v in inputs.values()], scalars)
+        builder.widen_inputs(list(inputs.values()), scalars)
         for value in sorted((v for v in needed if v in reader.constants), key=lambda v: v.index):
             builder.constant(value, reader.constants[value])
         for node in reader.nodes:

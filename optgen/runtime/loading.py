@@ -17,9 +17,7 @@ from optgen.runtime.optimizer import Optimizer
 from optgen.runtime.transform import TreeOptimizer
 
 
-def load(
-    path: str | os.PathLike[str], device: str | None = None, *, compute_dtype: Any = None, **defaults: Any
-) -> Any:
+def load(path: str | os.PathLike[str], device: str | None = None, *, compute_dtype: Any = None, **defaults: Any) -> Any:
     """Loads and verifies a bundle.
 
     Args:

@@ -94,7 +94,8 @@ class TreeOptimizer:
         for index, (tensor, initial) in enumerate(zip(state, manifest.initial, strict=True)):
             array = memory.empty(tensor.shape, tensor.dtype)
             if initial.kind == "fill":
-                array[...] = initial.number if tensor.dtype != "bf16" else from_float64(np.array(initial.number), "bf16")
+                bf16 = tensor.dtype == "bf16"
+                array[...] = from_float64(np.array(initial.number), "bf16") if bf16 else initial.number
             elif initial.kind == "stored":
                 array[...] = self.bundle.stored[str(index)]
             elif initial.kind == "copy":
@@ -148,9 +149,7 @@ class TreeOptimizer:
             elif leaf.kind == "number":
                 fresh[argument.tree][leaf.path] = bound.arrays[index]
         if any(fresh.values()):
-            params, state = (
-                map_tree(lambda path, leaf, new=fresh[n]: new.get(path, leaf), trees[n]) for n in ("params", "state")
-            )
+            params, state = _replace(params, fresh["params"]), _replace(state, fresh["state"])
         elif bound.direct and all(leaf.kind != "number" for leaf in leaves):
             written = [name in ("params", "state") for name in trees]
             bound.release()
@@ -333,6 +332,10 @@ class BoundTree:
     def release(self) -> None:
         """Lets go of the leaves, whose owner then sees to it that they live while steps are made."""
         self._leaves, self._tensors = [], []
+
+
+def _replace(tree: Any, leaves: Mapping[str, Any]) -> Any:
+    return map_tree(lambda path, leaf: leaves.get(path, leaf), tree) if leaves else tree
 
 
 def _leaf(value: Any, argument: TensorInfo, written: bool) -> Leaf:

@@ -36,7 +36,7 @@ from optgen.hyper import Scalar
 from optgen.interop.optax import Initial, TracedUpdate, trace_transformation
 from optgen.lower import Kernel
 from optgen.lower.plan import plan_of
-from optgen.lower.split import Body, Split, split_update
+from optgen.lower.split import Body, Split, split_update, with_wide_sums
 from optgen.runtime.transform import TreeOptimizer
 from optgen.targets import Target
 from optgen.train.limits import check_vulkan
@@ -138,7 +138,8 @@ def _build(
             file = f"modules/{label}/{target.name.replace(':', '-')}.vmfb"
             if progress:
                 progress(label, target.name, None)
-            files[file] = compile_mlir(text, _flags(target, inputs), use_cache=use_cache)
+            source = with_wide_sums(text) if target.style.accumulator == "f64" else text
+            files[file] = compile_mlir(source, _flags(target, inputs), use_cache=use_cache)
             modules.append(ModuleInfo(target.name, target.backend, file, False, 0, target.arch, target.features))
             if progress:
                 progress(label, target.name, len(files[file]))

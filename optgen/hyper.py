@@ -86,12 +86,12 @@ def part(value: float, which: Part) -> float:
 
 @dataclass(frozen=True)
 class Scalar:
-    """One scalar argument of a module: a part of a hyperparameter."""
+    """One scalar argument of a module: a part of a hyperparameter, or a piece of scalar state."""
 
     hyper: str
     part: Part = "value"
 
     @property
     def name(self) -> str:
-        """An MLIR identifier: ``beta1``, ``beta1_complement``, ``beta1_log``."""
-        return self.hyper if self.part == "value" else f"{self.hyper}_{self.part}"
+        """An MLIR identifier that no template uses: ``h_beta1``, ``h_beta1_complement``, ``h_beta1_log``."""
+        return f"h_{self.hyper}" if self.part == "value" else f"h_{self.hyper}_{self.part}"

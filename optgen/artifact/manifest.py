@@ -79,6 +79,7 @@ class KernelInfo:
         probes: path of the probe vectors; inputs and, in float64, expected outputs and their largest terms.
         cases: one for each probe.
         modules: one for each target.
+        returned: the scalar state among the scalars; modules return it anew after their other results.
     """
 
     name: str
@@ -92,6 +93,7 @@ class KernelInfo:
     probes: str
     cases: tuple[ProbeCase, ...]
     modules: tuple[ModuleInfo, ...]
+    returned: tuple[str, ...] = ()
 
     def operand(self, name: str) -> OperandInfo:
         """The operand of that name."""
@@ -120,7 +122,7 @@ class Manifest:
         doc: formula.
         param: name of the param operand.
         inputs: names of the operands that are only read, the grad first.
-        state: names of the state tensors, each as large as its param and zero at first.
+        state: names of the state tensors, each as large as its param.
         hypers: run-time hyperparameters, with the defaults of this bundle.
         per_element: those of them that are tensors.
         baked: hyperparameters folded in, with their values.
@@ -131,6 +133,8 @@ class Manifest:
         versions: of optgen, compiler and JAX that made it.
         min_runtime: the oldest iree-base-runtime that can run it.
         files: SHA-256 of every other file, by path.
+        init: what state tensors hold at first where not zero: a number, the name of a hyperparameter, or ``param``.
+        scalars: the scalar state, from each name to its number at first.
     """
 
     rule: str
@@ -152,6 +156,8 @@ class Manifest:
     min_runtime: str = "3.12"
     files: Mapping[str, str] = field(default_factory=dict)
     format: int = FORMAT
+    init: Mapping[str, float | str] = field(default_factory=dict)
+    scalars: Mapping[str, float] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """The text of ``manifest.json``; the same manifest always gives the same bytes."""
@@ -188,6 +194,8 @@ class Manifest:
                 versions=dict(data["versions"]),
                 min_runtime=data["min_runtime"],
                 files=dict(data["files"]),
+                init=dict(data.get("init", {})),
+                scalars=dict(data.get("scalars", {})),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise BundleError(f"manifest.json lacks {error}") from error
@@ -253,4 +261,5 @@ def kernel_from_json(data: Mapping[str, Any]) -> KernelInfo:
         probes=data["probes"],
         cases=tuple(ProbeCase(dict(c["hypers"]), c["size"]) for c in data["cases"]),
         modules=modules_from_json(data["modules"]),
+        returned=tuple(data.get("returned", ())),
     )

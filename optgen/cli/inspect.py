@@ -10,7 +10,7 @@ from optgen.cli.arguments import open_bundle
 from optgen.cli.output import console, size, table, yes
 
 if TYPE_CHECKING:
-    from optgen.artifact import Bundle
+    from optgen.artifact import Bundle, Manifest
     from optgen.hyper import Hyper
 
 #: Leaves of a layout that are listed; models have thousands.
@@ -47,7 +47,7 @@ def _facts(bundle: Bundle) -> Any:
         "source": manifest.source,
         "param": manifest.param,
         "inputs": ", ".join(manifest.inputs),
-        "state": ", ".join(manifest.state) or "none",
+        "state": ", ".join(_state(manifest)) or "none",
         "per element": ", ".join(manifest.per_element),
         "baked in": ", ".join(f"{name}={value:g}" for name, value in manifest.baked.items()),
         "layout": f"{layout}, fixed" if manifest.fixed_layout else layout,
@@ -60,6 +60,13 @@ def _facts(bundle: Bundle) -> Any:
         if value:
             grid.add_row(name, value)
     return grid
+
+
+def _state(manifest: Manifest) -> list[str]:
+    """Each piece of state, with what it starts as where that is not zero."""
+    starts = {name: f"{value:g}" if isinstance(value, float | int) else value for name, value in manifest.init.items()}
+    tensors = [f"{name} (first {starts[name]})" if name in starts else name for name in manifest.state]
+    return tensors + [f"{name} (a number, first {value:g})" for name, value in manifest.scalars.items()]
 
 
 def _hypers(bundle: Bundle) -> Any:

@@ -40,7 +40,7 @@ def lower_command(
     compute_dtype: Annotated[
         str | None, typer.Option(help="Dtype of the arithmetic.", show_default="f64; f32 for 16-bit params")
     ] = None,
-    convention: Annotated[str | None, typer.Option(help="Whose arithmetic: torch, ivy.")] = None,
+    convention: Annotated[str | None, typer.Option(help="Whose arithmetic: torch, optax, keras, ivy.")] = None,
     setting: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Structure (nesterov=true).")
     ] = None,

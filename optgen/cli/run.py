@@ -46,7 +46,7 @@ def run_command(
         raise FileError(f"{manifest.variant} takes more tensors than grads ({tensors}): apply it from Python")
     values, slopes = read_arrays(params), read_arrays(grads)
     # A path with slashes is the same leaf as in a nested tree, so that flat dicts do.
-    old = optimizer.init(values) if state is None else _nest(read_arrays(state), manifest, state)
+    old = optimizer.init(values, **hypers) if state is None else _nest(read_arrays(state), manifest, state)
     start = time.perf_counter()
     for _ in range(steps):
         values, old = optimizer.step(values, slopes, old)
@@ -71,10 +71,12 @@ def _nest(arrays: dict[str, np.ndarray], manifest: Manifest, path: Path) -> dict
         slot, _, leaf = name.partition("/")
         if name == "step":
             state["step"] = int(array.reshape(-1)[0])
+        elif name in manifest.scalars and array.size == 1:
+            state[name] = float(array.reshape(-1)[0])
         elif slot in manifest.state and leaf:
             state[slot][leaf] = array
         else:
-            known = ", ".join(f"{slot}/..." for slot in manifest.state) or "'step' alone"
+            known = ", ".join((*(f"{slot}/..." for slot in manifest.state), *manifest.scalars)) or "'step' alone"
             raise FileError(f"{path} has '{name}', which is no state of {manifest.variant} (it has {known})")
     return state
 
@@ -83,4 +85,5 @@ def _flatten(state: dict[str, Any], manifest: Manifest) -> dict[str, np.ndarray]
     import numpy as np
 
     leaves = {f"{slot}/{path}": array for slot in manifest.state for path, array in state[slot].items()}
-    return {"step": np.array(state["step"], np.int64), **leaves}
+    scalars = {name: np.array(state[name], np.float64) for name in manifest.scalars}
+    return {"step": np.array(state["step"], np.int64), **scalars, **leaves}

@@ -81,7 +81,10 @@ def build_bundle(
         hypers=hypers,
         per_element=variant.per_element,
         baked=dict(variant.baked),
-        structure={**dict(variant.flags), **{name: name in variant.present for name in sorted(rule.optional)}},
+        structure={
+            **dict(variant.flags),
+            **{n: n in variant.present for n in sorted(rule.optional - rule.needs.keys())},
+        },
         kernels=tuple(kernels),
         layout=None if layout is None else tuple(layout),
         fixed_layout=fixed_layout,
@@ -90,6 +93,8 @@ def build_bundle(
             "iree-base-compiler": compiler_version(),
             "jax": version("jax"),
         },
+        init={slot.name: slot.init for slot in variant.slots if slot.init != 0},
+        scalars=dict(rule.scalars),
     )
     return Bundle.of(manifest, files)
 
@@ -148,6 +153,7 @@ def _build_kernel(
         probes=f"probes/{name}.npz",
         cases=cases,
         modules=tuple(modules),
+        returned=spec.returned,
     )
 
 

@@ -24,7 +24,8 @@ def make_probes(kernel: Kernel) -> tuple[bytes, tuple[ProbeCase, ...]]:
     """Probes for ``kernel``: an npz file, and the hyperparameters of each case.
 
     For case ``i`` the file holds ``i.in.NAME`` for each operand (in its dtype, bf16 as uint16 bits), and for each
-    result ``i.out.NAME`` (float64) and ``i.term.NAME``, the magnitude of its largest term (float64).
+    result ``i.out.NAME`` (float64) and ``i.term.NAME``, the magnitude of its largest term (float64). Scalar state has
+    both too, as arrays of one element.
     """
     spec = kernel.spec
     shape = kernel.shape or PLACEHOLDERS[0]
@@ -55,9 +56,10 @@ def make_probes(kernel: Kernel) -> tuple[bytes, tuple[ProbeCase, ...]]:
             outputs, terms = evaluate(graph, [*inputs, *numbers])
         else:
             outputs, terms = _run_traced(spec, shape, inputs, numbers)
-        for operand, output, term in zip(spec.results, outputs, terms, strict=True):
-            arrays[f"{index}.out.{operand.name}"] = output
-            arrays[f"{index}.term.{operand.name}"] = term
+        names = [operand.name for operand in spec.results]
+        for name, output, term in zip([*names, *spec.returned], outputs, terms, strict=True):
+            arrays[f"{index}.out.{name}"] = output if name in names else output[:1]
+            arrays[f"{index}.term.{name}"] = term if name in names else term[:1]
         cases.append(ProbeCase(hypers, size))
     return _npz(arrays), tuple(cases)
 
@@ -76,6 +78,8 @@ def _hypers(spec: KernelSpec, step: int, index: int) -> dict[str, float]:
             values[hyper.name] = hyper.default * (1 - 0.01 * index)
         else:
             values[hyper.name] = hyper.default if index == 0 else hyper.default * 1.5 + 0.01
+    for name, first in spec.variant.rule.scalars.items():
+        values[name] = first if index == 0 else first * 0.5 + 0.25
     return values
 
 

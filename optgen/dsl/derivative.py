@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from optgen.dsl.rule import Rule, StateSlot
+from optgen.errors import RuleError
 
 
 def vjp_rule(rule: Rule, per_element: tuple[str, ...] = ("lr",)) -> Rule:
@@ -18,9 +19,14 @@ def vjp_rule(rule: Rule, per_element: tuple[str, ...] = ("lr",)) -> Rule:
     ``d_Y`` for each input and per-element hyperparameter ``Y``, whose old value is not read.
 
     Args:
-        rule: without optional state.
+        rule: without optional or scalar state.
         per_element: hyperparameters to differentiate by, given as tensors of the leaf's shape.
+
+    Raises:
+        RuleError: if the rule has scalar state.
     """
+    if rule.scalars:
+        raise RuleError(f"rule '{rule.name}' must be without scalar state to have a derivative (got {[*rule.scalars]})")
     tensors = (rule.param, *rule.inputs, *(slot.name for slot in rule.state))
     states = tuple(slot.name for slot in rule.state)
     extra = (*rule.inputs, *per_element)

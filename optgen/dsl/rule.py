@@ -1,13 +1,14 @@
 """Rules and the decorator that makes one from a function of mathematics.
 
 A rule is a function ``rule(w, g, *state, *, lr, ...)`` that returns the new ``w`` and the new state in the same
-order. Everything else is read off its signature:
+order. Everything else is read off its signature and the decorator:
 
 * positional parameters are tensors: the param ``w``, the grad ``g``, then the state in the order of ``state=``;
 * keyword parameters with a number, or no default, are run-time hyperparameters;
 * keyword parameters with a bool default are structure: they choose what is traced, and each value is a module
   of its own;
-* a keyword parameter that defaults to None is optional: giving it a value is structure, the value itself is not.
+* a keyword parameter that defaults to None is optional: giving it a value is structure, the value itself is not;
+* keyword parameters named in ``scalars=`` are scalar state: numbers that the rule returns anew after its tensors.
 """
 
 from __future__ import annotations
@@ -25,15 +26,19 @@ RuleFunction = Callable[..., Any]
 
 @dataclass(frozen=True)
 class StateSlot:
-    """One state tensor of a rule, as large as its param and zero before the first step.
+    """One state tensor of a rule, as large as its param.
 
     Attributes:
         name: as in the rule's signature.
-        needs: the optional hyperparameter without which this state does not exist; None for one that always does.
+        needs: the optional hyperparameter, or the flag, without which this state does not exist; None for one that
+            always does.
+        init: what it holds before the first step: a number, the name of the hyperparameter that says which, or
+            ``param`` for a copy of the param.
     """
 
     name: str
     needs: str | None = None
+    init: float | str = 0.0
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,8 @@ class Rule:
         optional: names in ``hypers`` that may be absent.
         source: the paper or library that defines it.
         exact: whether f32 params are computed in f64 by default.
+        scalars: the scalar state, from each name to its number before the first step.
+        needs: hyperparameters that exist only where an optional one is given, and which.
     """
 
     name: str
@@ -64,6 +71,8 @@ class Rule:
     optional: frozenset[str]
     source: str
     exact: bool = True
+    scalars: Mapping[str, float] = field(default_factory=dict)
+    needs: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def doc(self) -> str:
@@ -97,12 +106,15 @@ def rule(
     name: str | None = None,
     source: str = "",
     exact: bool = True,
+    init: Mapping[str, float | str] | None = None,
+    scalars: Mapping[str, float] | None = None,
+    needs: Mapping[str, str] | None = None,
 ) -> Callable[[RuleFunction], Rule]:
     """Makes a :class:`Rule` from a function of mathematics.
 
     Args:
         state: the state tensors, in the order of the function's parameters and results. As a mapping, from each
-            name to the optional hyperparameter that it exists for, or None.
+            name to the optional hyperparameter or flag that it exists for, or None.
         decays: hyperparameters that are decay rates in [0, 1). In the function, ``1 - beta`` and
             ``1 - beta**step`` are then exact.
         signed: hyperparameters that may be negative. All others must be at least 0.
@@ -112,6 +124,12 @@ def rule(
         source: paper or library, for the docs and the manifest.
         exact: whether f32 params are computed in f64 by default; False for rules whose published numbers have the
             rounding of f32 arithmetic in them.
+        init: what state tensors hold before the first step, where not zero: a number, the name of a hyperparameter,
+            or ``"param"`` for a copy of the param.
+        scalars: scalar state, as a mapping from keyword parameters to their numbers before the first step. The
+            function returns their new values after its tensors, computed from scalars alone.
+        needs: parameters that default to None and are there exactly where another one is given: SGD needs ``step``
+            for its dampening alone.
 
     Returns:
         A decorator that returns the rule.
@@ -127,8 +145,10 @@ def rule(
         >>> [h.name for h in ema_sgd.hypers]
         ['lr', 'beta']
     """
+    first, numbers = dict(init or {}), {key: float(value) for key, value in (scalars or {}).items()}
     slots = tuple(
-        StateSlot(key, needs) for key, needs in (state if isinstance(state, Mapping) else dict.fromkeys(state)).items()
+        StateSlot(key, needs, first[key] if isinstance(first.get(key), str) else float(first.get(key, 0.0)))
+        for key, needs in (state if isinstance(state, Mapping) else dict.fromkeys(state)).items()
     )
     decays, signed, closed = frozenset(decays), frozenset(signed), frozenset(closed)
 
@@ -140,6 +160,8 @@ def rule(
                 raise RuleError(f"rule '{label}' must name its parameters (got *{parameter.name})")
             if parameter.kind != parameter.KEYWORD_ONLY:
                 positional.append(parameter.name)
+            elif parameter.name in numbers:
+                continue
             elif isinstance(parameter.default, bool):
                 flags[parameter.name] = parameter.default
             else:
@@ -162,6 +184,17 @@ def rule(
                     )
                 )
         names = {h.name for h in hypers}
+        keywords = set(inspect.signature(function).parameters) - set(positional)
+        if unknown := sorted(set(numbers) - keywords):
+            raise RuleError(f"'scalars' of rule '{label}' must name its keyword parameters (got {unknown[0]!r})")
+        if unknown := sorted(set(first) - {slot.name for slot in slots}):
+            raise RuleError(f"'init' of rule '{label}' must name its state tensors (got {unknown[0]!r})")
+        for slot in slots:
+            if isinstance(slot.init, str) and slot.init != "param" and slot.init not in names - {"step"}:
+                raise RuleError(
+                    f"'init' of state '{slot.name}' of rule '{label}' must be a number, 'param' or one of its "
+                    f"hyperparameters (got {slot.init!r})"
+                )
         for given, what in ((decays, "decays"), (signed, "signed"), (closed, "closed")):
             if unknown := sorted(given - names):
                 raise RuleError(f"'{what}' of rule '{label}' must name its keyword parameters (got {unknown[0]!r})")
@@ -171,10 +204,13 @@ def rule(
                 f"rule '{label}' must take its param, its grad and then its state {tuple(state_names)} "
                 f"(its positional parameters are {tuple(positional)})"
             )
+        for each, other in (needs or {}).items():
+            if not {each, other} <= optional:
+                raise RuleError(f"'needs' of rule '{label}' must name parameters that default to None (got {each!r})")
         for slot in slots:
-            if slot.needs is not None and slot.needs not in optional:
+            if slot.needs is not None and slot.needs not in optional and slot.needs not in flags:
                 raise RuleError(
-                    f"state '{slot.name}' of rule '{label}' must depend on a parameter that defaults to None "
+                    f"state '{slot.name}' of rule '{label}' must depend on a parameter that defaults to None or a bool "
                     f"(got {slot.needs!r})"
                 )
         tensors = positional[: len(positional) - len(state_names)]
@@ -190,6 +226,8 @@ def rule(
             optional=frozenset(optional),
             source=source,
             exact=exact,
+            scalars=numbers,
+            needs=dict(needs or {}),
         )
 
     return decorate

@@ -13,6 +13,7 @@ from optgen.dtypes import FLOATS
 from optgen.errors import CompilerNotFoundError, RuleError
 from optgen.hyper import PARTS, part
 
+_NOT_SCALAR = "scalar '{name}' of rule '{rule}' must be computed from scalars alone (got {got})"
 _JAX_NAMES = dict(zip(FLOATS, ("float16", "bfloat16", "float32", "float64"), strict=True))
 
 
@@ -57,15 +58,18 @@ def traceable(spec: KernelSpec) -> Any:
             else:
                 parts = [numbers[hyper.name, p] for p in PARTS[hyper.kind]]
             keywords[hyper.name] = Decay(*parts) if hyper.kind == "decay" else parts[0]
+        keywords.update({name: numbers[name, "value"] for name in spec.returned})
         present = [tensors[n] for n in (rule.param, *rule.inputs)]
         slots = [tensors.get(slot.name) for slot in rule.state]
         results = rule.function(*present, *slots, **keywords)
         results = results if isinstance(results, tuple) else (results,)
-        if len(results) != len(spec.results):
+        wanted = [*(o.name for o in spec.results), *spec.returned]
+        if len(results) != len(wanted):
+            what = "values" if spec.returned else "tensors"
             raise RuleError(
-                f"rule '{rule.name}' must return {len(spec.results)} tensors, the new "
-                f"{', '.join(o.name for o in spec.results)} (got {len(results)})"
+                f"rule '{rule.name}' must return {len(wanted)} {what}, the new {', '.join(wanted)} (got {len(results)})"
             )
+        results, numbers_out = results[: len(spec.results)], results[len(spec.results) :]
         out = []
         for operand, value in zip(spec.results, results, strict=True):
             shape = tensors[rule.param].shape
@@ -75,6 +79,10 @@ def traceable(spec: KernelSpec) -> Any:
                     f"(got {jnp.shape(value)})"
                 )
             out.append(jnp.asarray(value).astype(_JAX_NAMES[operand.dtype]))
+        for name, value in zip(spec.returned, numbers_out, strict=True):
+            if jnp.shape(value) != ():
+                raise RuleError(_NOT_SCALAR.format(name=name, rule=rule.name, got=f"shape {jnp.shape(value)}"))
+            out.append(jnp.asarray(value).astype(compute))
         return tuple(out)
 
     return update
@@ -84,7 +92,7 @@ def trace(spec: KernelSpec, shape: Sequence[int], *, locations: bool = False) ->
     """The StableHLO module of one kernel, traced on a leaf of ``shape``.
 
     Its ``main`` takes the operands of ``spec`` as tensors of that shape and then its scalars as rank-0 tensors,
-    and returns the new param and state.
+    and returns the new param and state, tensors first.
 
     Args:
         spec: rule, structure and dtypes.

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from optgen.dsl.rule import Rule
+from optgen.dsl.rule import Rule, StateSlot
 from optgen.dtypes import SIZES, dtype_name
 from optgen.errors import HyperparameterError
 from optgen.hyper import PARTS, Hyper, Scalar
@@ -74,6 +74,8 @@ class Variant:
                 if not isinstance(value, bool):
                     raise HyperparameterError(f"'{name}' must be True or False (got {value!r})")
                 flags[name] = value
+            elif name in rule.needs:
+                raise HyperparameterError(f"'{name}' must not be given: it comes with '{rule.needs[name]}'")
             elif name in rule.optional:
                 if value is not None and value is not False:
                     present.add(name)
@@ -85,6 +87,7 @@ class Variant:
                 raise HyperparameterError("'step' must stay a run-time scalar: it changes at every update")
             if name in rule.optional:
                 present.add(name)
+        present |= {name for name, other in rule.needs.items() if other in present}
         checked = tuple(sorted((name, rule.hyper(name).check(value)) for name, value in bake.items()))
         for name in per_element:
             if rule.hyper(name).kind != "scalar":
@@ -95,7 +98,7 @@ class Variant:
     def name(self) -> str:
         """Unique among the variants of all rules: ``sgd-momentum-nesterov``, ``adam.ivy-lr_tensor``."""
         parts = [self.rule.name if self.rule.convention == "torch" else f"{self.rule.name}.{self.rule.convention}"]
-        parts += sorted(self.present)
+        parts += sorted(self.present - self.rule.needs.keys())
         parts += [name for name, value in self.flags if value]
         parts += [f"{name}_tensor" for name in self.per_element]
         return "-".join(parts)
@@ -103,7 +106,13 @@ class Variant:
     @property
     def state(self) -> tuple[str, ...]:
         """The state tensors that this variant has."""
-        return tuple(s.name for s in self.rule.state if s.needs is None or s.needs in self.present)
+        return tuple(slot.name for slot in self.slots)
+
+    @property
+    def slots(self) -> tuple[StateSlot, ...]:
+        """The slots of those state tensors."""
+        chosen = {None, *self.present, *(name for name, value in self.flags if value)}
+        return tuple(slot for slot in self.rule.state if slot.needs in chosen)
 
     @property
     def hypers(self) -> tuple[Hyper, ...]:
@@ -117,9 +126,10 @@ class Variant:
 
     @property
     def scalars(self) -> tuple[Scalar, ...]:
-        """The scalar arguments, in the order of the module's signature."""
-        return tuple(
-            Scalar(h.name, part) for h in self.hypers if h.name not in self.per_element for part in PARTS[h.kind]
+        """The scalar arguments, in the order of the module's signature: hyperparameters, then scalar state."""
+        return (
+            *(Scalar(h.name, part) for h in self.hypers if h.name not in self.per_element for part in PARTS[h.kind]),
+            *(Scalar(name) for name in self.rule.scalars),
         )
 
     def kernel(self, dtypes: Dtypes) -> KernelSpec:
@@ -206,3 +216,8 @@ class KernelSpec:
     def scalars(self) -> tuple[Scalar, ...]:
         """The scalar arguments, all of the compute type."""
         return self.variant.scalars
+
+    @property
+    def returned(self) -> tuple[str, ...]:
+        """The scalar state, which the module returns after its other results, in the compute type."""
+        return tuple(self.variant.rule.scalars)

@@ -79,6 +79,10 @@ def lower(spec: KernelSpec, shapes: Sequence[tuple[int, ...]] | None = None) -> 
         if isinstance(error, OptgenError) and not isinstance(error, CrossElementError):
             raise
         reason = str(error).splitlines()[0]
+        if spec.returned:
+            raise LoweringError(
+                f"rule '{spec.variant.rule.name}' has scalar state and must run in place (it cannot: {reason})"
+            ) from error
         if shapes is None:
             raise LoweringError(
                 f"rule '{spec.variant.rule.name}' cannot run in place on leaves of any shape: {reason}. "
@@ -90,4 +94,4 @@ def lower(spec: KernelSpec, shapes: Sequence[tuple[int, ...]] | None = None) -> 
         for shape in dict.fromkeys(tuple(s) for s in shapes):
             kernels.append(Kernel(spec, trace(spec, shape), False, reason, shape))
         return tuple(kernels)
-    return (Kernel(spec, trace(spec, PLACEHOLDERS[0]), True, graph=graph, plan=plan_of(graph)),)
+    return (Kernel(spec, trace(spec, PLACEHOLDERS[0]), True, graph=graph, plan=plan_of(graph, spec.returned)),)

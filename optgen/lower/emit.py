@@ -161,6 +161,7 @@ class _InPlace:
             entry=entry + self.write(update.entry, name, "%count", "%q"),
             body=self.write(update.body, name, "%count", "%p"),
             outputs=[name(v) for v in update.results],
+            returned=[self.host(v) for v in self.plan.returned],
             vector=self.style.vector,
         )
 
@@ -265,6 +266,7 @@ def emit_out_of_place(spec: KernelSpec, stablehlo: str, shape: tuple[int, ...]) 
         scalars=spec.scalars,
         compute=spec.dtypes.compute,
         prologue=[],
+        returned=[],
         pairs=[],
         opaque=False,
         coefficients=[(f"%{s.name}", f"%{s.name}", spec.dtypes.compute) for s in spec.scalars],

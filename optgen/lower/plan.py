@@ -8,8 +8,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from optgen.errors import RuleError
 from optgen.lower.graph import Graph, Node, Value
 from optgen.lower.ops import REDUCTIONS
 
@@ -45,11 +47,19 @@ class ReductionPass:
 
 @dataclass(frozen=True)
 class Plan:
-    """A graph, arranged."""
+    """A graph, arranged.
+
+    Attributes:
+        prologue: what depends on scalar arguments alone, in order.
+        reductions: the passes before the update.
+        update: the pass that writes.
+        returned: scalars that the module returns, all of them from the prologue.
+    """
 
     prologue: tuple[Node, ...]
     reductions: tuple[ReductionPass, ...]
     update: Pass
+    returned: tuple[Value, ...] = ()
 
     @property
     def coefficients(self) -> tuple[Value, ...]:
@@ -70,8 +80,17 @@ class Plan:
         )
 
 
-def plan_of(graph: Graph) -> Plan:
-    """Arranges ``graph`` into prologue, reduction passes and the update pass."""
+def plan_of(graph: Graph, returned: Sequence[str] = ()) -> Plan:
+    """Arranges ``graph`` into prologue, reduction passes and the update pass.
+
+    Args:
+        graph: whose last outputs are the scalars to return.
+        returned: their names.
+
+    Raises:
+        RuleError: if one of them depends on a tensor.
+    """
+    tensors = len(graph.outputs) - len(returned)
     producer = graph.producer()
     inputs = set(graph.inputs)
     host = _host_scalars(graph)
@@ -115,9 +134,13 @@ def plan_of(graph: Graph) -> Plan:
         ReductionPass(make_pass(tuple(n.operands[0] for n in nodes)), tuple(nodes))
         for _, nodes in sorted(groups.items())
     )
-    update = make_pass(graph.outputs)
+    update = make_pass(graph.outputs[:tensors])
     wanted = {v for each in (*(r.work for r in reductions), update) for v in each.captures}
-    return Plan(_slice(graph, wanted - inputs), reductions, update)
+    for name, value in zip(returned, graph.outputs[tensors:], strict=True):
+        if value not in host:
+            raise RuleError(f"scalar '{name}' must be computed from scalars alone (it depends on a tensor)")
+        wanted.add(value)
+    return Plan(_slice(graph, wanted - inputs), reductions, update, graph.outputs[tensors:])
 
 
 def _host_scalars(graph: Graph) -> set[Value]:

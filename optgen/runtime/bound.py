@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Iterable, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from optgen.artifact import KernelInfo
+from optgen.dtypes import SIZES
 from optgen.errors import DeviceError, HyperparameterError, LeafError
 from optgen.hyper import part
 from optgen.runtime import memory
@@ -17,6 +18,12 @@ if TYPE_CHECKING:
     from optgen.runtime.optimizer import Optimizer, Work
 
 
+def scalar_state(calls: Iterable[Call]) -> dict[str, float]:
+    """The scalar state after these calls, from the one with the widest arithmetic; empty where there is none."""
+    widest = max(calls, key=lambda call: SIZES[call.kernel.dtypes["compute"]], default=None)
+    return {} if widest is None else dict(zip(widest.kernel.returned, widest.returned, strict=True))
+
+
 @dataclass
 class _Prepared:
     """One call of a module: for all leaves that share a kernel.
@@ -24,12 +31,14 @@ class _Prepared:
     Attributes:
         scalars: as they were last pushed.
         step_at: where among them the step is, or None.
+        state_at: where among them the scalar state is, by name.
     """
 
     kernel: KernelInfo
     call: Call
     scalars: list[float] = field(default_factory=list)
     step_at: int | None = None
+    state_at: tuple[tuple[int, str], ...] = ()
 
 
 class BoundStep:
@@ -101,7 +110,12 @@ class BoundStep:
         for each in self._calls:
             if each.step_at is not None:
                 each.scalars[each.step_at] = float(count)
+            for position, name in each.state_at:
+                each.scalars[position] = self._optimizer.scalar(self.state, name)
+        for each in self._calls:
             each.call.run(each.scalars)
+        if self._optimizer.manifest.scalars:
+            self.state.update(scalar_state(each.call for each in self._calls))
         if self._tensors:
             memory.bump_versions(self._tensors)
         self.state["step"] = count
@@ -128,5 +142,7 @@ class BoundStep:
         values = self._optimizer.resolve({**hypers, "step": 1} if self._optimizer.counts_steps else hypers)
         for each in self._calls:
             scalars = each.kernel.scalars
-            each.scalars = [part(values[s.hyper], s.part) for s in scalars]
+            each.state_at = tuple((i, s.hyper) for i, s in enumerate(scalars) if s.hyper in each.kernel.returned)
+            known = {**values, **self._optimizer.manifest.scalars}
+            each.scalars = [part(known[s.hyper], s.part) for s in scalars]
             each.step_at = next((i for i, s in enumerate(scalars) if s.hyper == "step"), None)

@@ -51,10 +51,11 @@ class Call(ABC):
         self.arrays = leaves
         self.results = [i for i, o in enumerate(kernel.operands) if o.role != "input"]
         self.kernel = kernel
+        self.returned: list[float] = []  # the scalar state after the last run
 
     @abstractmethod
     def run(self, scalars: Sequence[float]) -> bool:
-        """Updates the leaves.
+        """Updates the leaves, and ``returned``.
 
         Returns:
             Whether every result lay in the memory of its operand; where not, it has been copied there.
@@ -87,7 +88,9 @@ class ListCall(Call):
             lists.append(views)
         for number in scalars:
             arguments.push_float(number)
-        self.module.invoke(arguments, rt.VmVariantList(1))
+        outputs = rt.VmVariantList(1 + len(self.kernel.returned))
+        self.module.invoke(arguments, outputs)
+        self.returned = [float(outputs.get_variant(1 + i)) for i in range(len(self.kernel.returned))]
         reads, moved = [], False
         for i in self.results:
             for j, (binding, leaf) in enumerate(zip(self.bindings[i], self.arrays, strict=True)):
@@ -150,8 +153,10 @@ class RowsCall(Call):
             arguments.push_ref(view)
         for number in scalars:
             arguments.push_float(number)
-        outputs = rt.VmVariantList(len(self.results))
+        count, scalar_results = len(self.results), len(self.kernel.returned)
+        outputs = rt.VmVariantList(count + scalar_results)
         self.module.invoke(arguments, outputs)
+        self.returned = [float(outputs.get_variant(count + i)) for i in range(scalar_results)]
         if self.trusted:
             return True
         moved = False

@@ -65,7 +65,7 @@ def prebuilt(
     rule: str,
     device: str | None = None,
     *,
-    convention: str = "torch",
+    convention: str | None = None,
     compute_dtype: Any = None,
     **settings: Any,
 ) -> Optimizer:
@@ -74,7 +74,7 @@ def prebuilt(
     Args:
         rule: name of the rule.
         device, compute_dtype: see :class:`Optimizer`.
-        convention: whose arithmetic.
+        convention: whose arithmetic; by default torch's, or optax's where torch has no such rule.
         settings: structure (``nesterov=True``) and defaults for hyperparameters.
 
     Raises:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from optgen.artifact import Bundle, KernelInfo, Manifest, ModuleInfo, write_bundle
-from optgen.dtypes import dtype_name
+from optgen.dtypes import dtype_name, from_float64, to_float64
 from optgen.errors import HyperparameterError, LeafError, TreeError
 from optgen.hyper import Hyper, part
 from optgen.runtime import memory
-from optgen.runtime.bound import BoundStep
+from optgen.runtime.bound import BoundStep, scalar_state
 from optgen.runtime.device import Device, device_for
 from optgen.runtime.execute import prepare
 from optgen.runtime.memory import Leaf
@@ -110,26 +111,77 @@ class Optimizer:
         """Writes the bundle: one file if ``path`` ends in ``.optgen``, else a directory. Whole or not at all."""
         return write_bundle(self.bundle, path)
 
-    def init(self, params: Any) -> dict[str, Any]:
-        """The state before the first step: ``{"step": 0, "m": tree of zeros like params, ...}``.
+    def init(self, params: Any, **hypers: Any) -> dict[str, Any]:
+        """The state before the first step: ``{"step": 0, "m": tree like params, ...}``.
 
-        Arrays are of the params' kind (numpy, torch, JAX, Array) and of the kernel's state dtype: f32 for 16-bit
-        params.
+        Arrays are zero unless the rule says otherwise, of the params' kind (numpy, torch, JAX, Array) and of the
+        kernel's state dtype: f32 for 16-bit params. Scalar state, where the rule has some, is a float.
+
+        Args:
+            params: a tree.
+            hypers: those that some state starts with (such as Adagrad's ``initial_accumulator_value``), where they
+                are not to be the defaults. Each a number, or a tree of numbers with one for each leaf.
 
         Raises:
+            HyperparameterError: if one is unknown, out of its range, or needed and has no default.
             LeafError: if a leaf is no array of a dtype that the bundle has a kernel for.
             TreeError: if the bundle was compiled for another layout.
         """
         leaves = {path: memory.as_leaf(value, path, "params") for path, value in leaves_of(params).items()}
         self._check_layout(leaves)
         kernels = {path: self._kernel_for(leaf, None, None) for path, leaf in leaves.items()}
-        state: dict[str, Any] = {"step": 0}
+        first = self._first_values(hypers, leaves)
+        state: dict[str, Any] = {"step": 0, **self.manifest.scalars}
         for name in self.manifest.state:
             dtypes = {path: kernel.operand(name).dtype for path, kernel in kernels.items()}
             slots = memory.packed({p: (leaf.array.shape, dtypes[p]) for p, leaf in leaves.items()})
+            for path, value in first(name):
+                slots[path][...] = from_float64(value, dtypes[path])
             arrays = {path: memory.to_kind(slots[path], dtypes[path], leaf.kind) for path, leaf in leaves.items()}
             state[name] = _replace(params, arrays)
         return state
+
+    def _first_values(
+        self, hypers: Mapping[str, Any], leaves: Mapping[str, Leaf]
+    ) -> Callable[[str], Iterator[tuple[str, np.ndarray]]]:
+        """A function from a state tensor to what each leaf of it starts with, where that is not zero."""
+        given = {name: (self._hyper(name), value) for name, value in {**self._defaults, **hypers}.items()}
+        values = {}
+        for name, (hyper, value) in given.items():
+            found = match(leaves, value, name) if is_tree(value) else dict.fromkeys(leaves, value)
+            if name in hypers or name in self.manifest.init.values():
+                values[name] = {path: hyper.check(_number(v)) for path, v in found.items()}
+        for start in self.manifest.init.values():
+            if isinstance(start, str) and start != "param" and start not in values:
+                raise HyperparameterError(
+                    f"'{start}' must be given to init: the state of '{self.manifest.rule}' starts with it"
+                )
+
+        def first(name: str) -> Iterator[tuple[str, np.ndarray]]:
+            start = self.manifest.init.get(name, 0.0)
+            for path, leaf in leaves.items() if start else ():
+                if start == "param":
+                    yield path, to_float64(leaf.array, leaf.dtype)
+                else:
+                    yield path, np.array(values[start][path] if isinstance(start, str) else start, np.float64)
+
+        return first
+
+    def scalar(self, state: Mapping[str, Any], name: str) -> float:
+        """The number ``name`` of scalar state.
+
+        Raises:
+            TreeError: if the state lacks it, or it is no finite number.
+        """
+        try:
+            number = float(_number(state[name]))
+        except KeyError:
+            raise TreeError(f"'state' must have '{name}' (it has {', '.join(map(repr, state))})") from None
+        except (TypeError, ValueError):
+            number = math.nan
+        if not math.isfinite(number):
+            raise TreeError(f"state '{name}' must be a finite number (got {state[name]!r})")
+        return number
 
     def bind(self, params: Any, grads: Any, state: MutableMapping[str, Any]) -> BoundStep:
         """A prepared step on these very arrays: ``bound.step(lr=...)`` does nothing but call the module.
@@ -149,13 +201,18 @@ class Optimizer:
         manifest = self.manifest
         if not isinstance(state, Mapping) or "step" not in state:
             raise TreeError("'state' must be what init or the last step returned: a dict with 'step'")
-        if missing := [n for n in manifest.state if n not in state]:
+        if missing := [n for n in (*manifest.state, *manifest.scalars) if n not in state]:
             raise TreeError(f"'state' must have '{missing[0]}' (it has {', '.join(map(repr, state))})")
-        if len(manifest.inputs) != 1:
-            raise TreeError(f"rule '{manifest.rule}' has the inputs {', '.join(manifest.inputs)}: call apply instead")
+        inputs = dict.fromkeys(manifest.inputs, grads)
+        if len(inputs) != 1:
+            if not isinstance(grads, Mapping) or grads.keys() != inputs.keys():
+                raise TreeError(
+                    f"'grads' must be a dict with a tree for each input of rule '{manifest.rule}', {', '.join(inputs)}"
+                )
+            inputs = {name: grads[name] for name in inputs}
         if missing := [n for n in manifest.per_element if n not in hypers]:
             raise HyperparameterError(f"'{missing[0]}' must be given as a tree of arrays like the params")
-        trees = {manifest.param: params, manifest.inputs[0]: grads, **{n: state[n] for n in manifest.state}}
+        trees = {manifest.param: params, **inputs, **{n: state[n] for n in manifest.state}}
         return trees | {n: hypers[n] for n in manifest.per_element}
 
     def step(self, params: Any, grads: Any, state: Any, **hypers: Any) -> tuple[Any, Any]:
@@ -163,7 +220,8 @@ class Optimizer:
 
         Args:
             params: the tree to update. Leaves must be writable.
-            grads: a tree of the same structure. Leaves that are missing or None leave their param as it is.
+            grads: a tree of the same structure. Leaves that are missing or None leave their param as it is. For a
+                rule with several inputs a dict, with a tree for each of them by name.
             state: from :meth:`init` or the step before. Its ``step`` is the number of updates made so far.
             hypers: hyperparameters, each a number, or a tree of numbers with one for each leaf.
 
@@ -195,12 +253,13 @@ class Optimizer:
             return params, state
         count = int(state["step"]) + 1
         numbers = {n: v for n, v in hypers.items() if n not in manifest.per_element}
+        numbers |= {n: self.scalar(state, n) for n in manifest.scalars}
         results = self._apply(works, trees, {**numbers, **({"step": count} if self.counts_steps else {})})
         if isinstance(state, dict) and all(results[n] is state[n] for n in manifest.state):
             new_state = state
         else:
             new_state = {**state, **{n: results[n] for n in manifest.state}}
-        new_state["step"] = count
+        new_state.update({"step": count, **{n: results[n] for n in manifest.scalars}})
         return results[self.manifest.param], new_state
 
     def _step_again(self, trees: list[Any], state: dict[str, Any], hypers: Mapping[str, Any]) -> bool:
@@ -221,20 +280,30 @@ class Optimizer:
     def apply(self, trees: Mapping[str, Any], hypers: Mapping[str, Any]) -> dict[str, Any]:
         """The update with everything explicit: a tree for each operand by name, and all hyperparameters.
 
+        Scalar state is given among the hyperparameters; it is as before the first step where it is not given.
+
         Returns:
-            The trees of the operands that the rule replaces: those given, except where they hold JAX arrays.
+            The trees of the operands that the rule replaces: those given, except where they hold JAX arrays. Beside
+            them the new scalar state.
         """
         return self._apply(self._collect(trees), trees, hypers)
 
     def _apply(self, works: list[Work], trees: Mapping[str, Any], hypers: Mapping[str, Any]) -> dict[str, Any]:
         """:meth:`apply` on leaves that have been collected from ``trees``."""
+        scalars = {n: self.scalar(hypers, n) if n in hypers else v for n, v in self.manifest.scalars.items()}
+        hypers = {n: v for n, v in hypers.items() if n not in scalars}
+        if scalars and (each := next((n for n, v in hypers.items() if is_tree(v)), None)):
+            raise HyperparameterError(
+                f"'{each}' must be one number for all leaves: '{self.manifest.rule}' keeps '{next(iter(scalars))}', "
+                "which is one number for the whole tree"
+            )
         resolve = self._resolve(hypers, leaves_of(trees[self.manifest.param]))
         for work in works:
-            values = resolve(work.path)
+            values = {**resolve(work.path), **scalars}
             work.scalars = tuple(part(values[s.hyper], s.part) for s in work.kernel.scalars)
         names = [o.name for o in self.manifest.kernels[0].operands if o.role != "input"]
         if works:
-            self._run(works)
+            scalars |= self._run(works)
         fresh: dict[str, dict[str, Any]] = {n: {} for n in names}
         for work in works:
             for leaf, array, operand in zip(work.leaves, work.arrays, work.kernel.operands, strict=True):
@@ -246,7 +315,7 @@ class Optimizer:
                     leaf.array[...] = array
                 if leaf.kind == "torch":
                     memory.bump_versions([leaf.owner])
-        return {n: _replace(trees[n], fresh[n]) if fresh[n] else trees[n] for n in names}
+        return {**{n: _replace(trees[n], fresh[n]) if fresh[n] else trees[n] for n in names}, **scalars}
 
     # Collecting and checking: nothing is written before all of it has passed.
 
@@ -395,16 +464,20 @@ class Optimizer:
 
     # Running.
 
-    def _run(self, works: Sequence[Work]) -> None:
+    def _run(self, works: Sequence[Work]) -> dict[str, float]:
+        """Updates the leaves. Returns the new scalar state."""
         elements = sum(work.arrays[0].size for work in works)
         device = self.device_for(elements)
         groups: dict[tuple[str, tuple[float, ...]], list[Work]] = {}
         for work in works:
             groups.setdefault((work.kernel.name, work.scalars), []).append(work)
+        calls = []
         for (_, scalars), group in groups.items():
             kernel = group[0].kernel
             info, module = self.module(kernel, device)
-            prepare(device, info, module, kernel, [work.arrays for work in group]).run(scalars)
+            calls.append(prepare(device, info, module, kernel, [work.arrays for work in group]))
+            calls[-1].run(scalars)
+        return scalar_state(calls)
 
     def device_for(self, elements: int) -> Device:
         """The device for a call on that many elements."""

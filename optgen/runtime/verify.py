@@ -145,13 +145,14 @@ def _verify_module(
     kernel: KernelInfo, info: ModuleInfo, device: Device, module: LoadedModule, probes: _Probes
 ) -> list[VerifyResult]:
     outcomes = {o.name: _Outcome() for o in kernel.operands if o.role != "input"}
+    outcomes |= {name: _Outcome() for name in kernel.returned}
     if not kernel.cases:
         raise BundleError(f"the bundle is damaged: kernel {kernel.name} has no probes")
     for index, case in enumerate(kernel.cases):
         _run_case(kernel, device, info, module, probes, index, case, outcomes)
     results = []
     for name, outcome in outcomes.items():
-        bound = bound_for(kernel, kernel.operand(name).dtype)
+        bound = bound_for(kernel, kernel.dtypes["compute"] if name in kernel.returned else kernel.operand(name).dtype)
         problem = outcome.problem
         if not outcome.max_ulp <= bound:
             problem = "error over its bound"
@@ -191,6 +192,13 @@ def _run_case(
     call = prepare(device, info, module, kernel, [[array[span] for array in whole]])
     in_place = call.run(scalars)
     bindings = [b for [b] in call.bindings] if isinstance(call, ListCall) else []
+
+    for name, number in zip(kernel.returned, call.returned, strict=True):
+        expected = probes.get(f"{index}.out.{name}", 1, np.dtype(np.float64))
+        term = probes.get(f"{index}.term.{name}", 1, np.dtype(np.float64))
+        dtype = kernel.dtypes["compute"]
+        found = error_in_ulp(np.array([number], storage_dtype(dtype)), expected, term, dtype)
+        outcomes[name].max_ulp = max(outcomes[name].max_ulp, found)
 
     overwritten = ""  # what the module had no business to write
     for i, (operand, array, old) in enumerate(zip(kernel.operands, whole, before, strict=True)):

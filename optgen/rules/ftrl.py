@@ -1,0 +1,31 @@
+"""FTRL-proximal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from optgen.dsl import rule, sqrt
+from optgen.rules.common import clip
+
+
+@rule(
+    state=("n", "z"), init={"n": "initial_accumulator_value"}, convention="keras",
+    source="McMahan et al., Ad Click Prediction: a View from the Trenches (2013); keras.optimizers.Ftrl",
+)  # fmt: skip
+def ftrl(
+    w: Any, g: Any, n: Any, z: Any, *, lr: Any, l1: Any = 0.0, l2: Any = 0.0, l2_shrinkage: Any = 0.0,
+    beta: Any = 0.0, initial_accumulator_value: Any = 0.1, power: Any = None,
+) -> Any:  # fmt: skip
+    r"""Follow the regularised leader: an L1 penalty that makes params exactly zero.
+
+    .. math::
+        n' = n + g^2, \quad z' = z + g + 2\lambda_s w - \frac{n'^p - n^p}{\eta} w, \quad
+        w' = \frac{\mathrm{clip}(z', -\lambda_1, \lambda_1) - z'}{n'^p / \eta + 2\lambda_2 + \beta/\eta}
+
+    :math:`p` is 1/2; where ``power`` is given, it is that. Keras' ``learning_rate_power`` is its negative.
+    """
+    root = sqrt if power is None else lambda x: x**power
+    new = n + g * g
+    top = root(new)
+    z = z + (g + (2 * l2_shrinkage) * w) - (top - root(n)) / lr * w
+    return (clip(z, l1) - z) / (top / lr + (2 * l2 + beta / lr)), new, z

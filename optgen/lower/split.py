@@ -110,8 +110,8 @@ def split_update(text: str, results: Sequence[int], refused: Mapping[int, str] |
 
 #: A sum over some axes of f32 numbers, as StableHLO is printed.
 _SUM = re.compile(
-    r"(%\w+) = stablehlo\.reduce\((%[\w#]+) init: (%[\w#]+)\) applies stablehlo\.add across dimensions = (\[[\d, ]*\]) : "
-    r"\(tensor<((?:\d+x)*)f32>, tensor<f32>\) -> tensor<((?:\d+x)*)f32>"
+    r"(%\w+) = stablehlo\.reduce\((%[\w#]+) init: (%[\w#]+)\) applies stablehlo\.add across dimensions = "
+    r"(\[[\d, ]*\]) : \(tensor<((?:\d+x)*)f32>, tensor<f32>\) -> tensor<((?:\d+x)*)f32>"
 )
 
 

@@ -17,7 +17,7 @@ SHAPES = {"dense": {"w": (8, 6), "b": (6,)}, "scale": (5,)}
 STEPS = 20
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Entry:
     """One transformation.
 

@@ -154,6 +154,8 @@ def _entries() -> list[Entry]:
         ("inject_hyperparams(sgd)(schedule)", lambda: o.inject_hyperparams(o.sgd)(learning_rate=schedule)),
         ("masked(adam, mask)", lambda: o.masked(adam, _matrices)),
         ("MultiSteps(adam, 3)", lambda: o.MultiSteps(adam, 3)),
+        ("MultiSteps(muon, 2)", lambda: o.MultiSteps(c.muon(1e-2), 2)),
+        ("apply_if_finite(noisy_sgd, 3)", lambda: o.apply_if_finite(o.noisy_sgd(1e-2, key=0), 3)),
         ("MultiSteps(lamb, 3)", lambda: o.MultiSteps(o.lamb(1e-2), 3)),
         ("MultiSteps(adam, 2, skip_not_finite)",
          lambda: o.MultiSteps(adam, 2, should_skip_update_fn=o.skip_not_finite)),

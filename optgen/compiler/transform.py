@@ -31,12 +31,12 @@ from optgen.compiler.driver import compile_mlir, compiler_version
 from optgen.dsl.rule import Rule
 from optgen.dsl.variant import Dtypes, KernelSpec, Operand, Variant
 from optgen.dtypes import INTEGERS, storage_dtype
-from optgen.errors import CompileError, LeafError, LoweringError
+from optgen.errors import CompileError, LeafError, LoweringError, UnsupportedTargetError
 from optgen.hyper import Scalar
 from optgen.interop.optax import Initial, TracedUpdate, trace_transformation
 from optgen.lower import Kernel
 from optgen.lower.plan import plan_of
-from optgen.lower.split import Body, Split, split_update, with_wide_sums
+from optgen.lower.split import Body, Split, split_update, with_wide_sums, without_narrow_tensors
 from optgen.runtime.transform import TreeOptimizer
 from optgen.targets import Target
 from optgen.train.limits import check_vulkan
@@ -138,7 +138,7 @@ def _build(
             file = f"modules/{label}/{target.name.replace(':', '-')}.vmfb"
             if progress:
                 progress(label, target.name, None)
-            source = with_wide_sums(text) if target.style.accumulator == "f64" else text
+            source = _source(text, target)
             files[file] = compile_mlir(source, _flags(target, inputs), use_cache=use_cache)
             modules.append(ModuleInfo(target.name, target.backend, file, False, 0, target.arch, target.features))
             if progress:
@@ -207,7 +207,7 @@ def _kernel(
             kernel = Kernel(spec, "", True, graph=body.graph, plan=plan_of(body.graph))
             data, copies = compile_kernel(kernel, target, use_cache=use_cache)
         except (CompileError, LoweringError, KeyError) as error:
-            raise _BodyRefused(str(error).partition(";")[0], index) from error
+            raise _BodyRefused(str(error).partition(";")[0][:160], index) from error
         file = f"modules/{label}/{target.name.replace(':', '-')}.vmfb"
         files[file] = data
         abi = kernel.abi(target.style)
@@ -255,6 +255,18 @@ def _initial(index: int, tensor: TensorInfo, value: Initial, stored: dict[str, n
 
 def _passed(tensor: TensorInfo) -> LeafInfo:
     return LeafInfo(f"{tensor.tree}/{tensor.path}".rstrip("/"), tensor.shape, tensor.passed)
+
+
+def _source(text: str, target: Target) -> str:
+    """StableHLO as it is compiled for one target."""
+    if target.style.accumulator == "f64":
+        return with_wide_sums(text)
+    if target.backend == "vulkan":
+        try:
+            return without_narrow_tensors(text)
+        except LoweringError as error:
+            raise UnsupportedTargetError(f"target '{target.name}' cannot run this update: {error}") from None
+    return text
 
 
 def _flags(target: Target, inputs: Sequence[LeafInfo]) -> tuple[str, ...]:

@@ -135,6 +135,67 @@ def with_wide_sums(text: str) -> str:
     return _SUM.sub(widen, text)
 
 
+_TRUTHS = re.compile(
+    r"(%\w+) = stablehlo\.reduce\((%[\w#]+) init: (%[\w#]+)\) applies stablehlo\.(and|or) across dimensions = "
+    r"(\[[\d, ]*\]) : \(tensor<((?:\d+x)*)i1>, tensor<i1>\) -> tensor<((?:\d+x)*)i1>"
+)
+_JOIN = re.compile(r"(%\w+) = stablehlo\.concatenate ([^:]+), dim = (\d+) : \(([^)]*)\) -> tensor<((?:\d+x)*)i1>")
+#: Operations that a compiler makes part of the kernel of whoever needs their result.
+_FUSED = ("compare", "and", "or", "xor", "not", "is_finite", "select", "broadcast_in_dim", "constant", "convert")
+_NARROW = re.compile(r"-> \(?[^\n]*tensor<(?:\d+x)+(?:i1|u?i8|u?i16)>|: tensor<(?:\d+x)+(?:i1|u?i8|u?i16)>$")
+
+
+def without_narrow_tensors(text: str) -> str:
+    """``text`` with truth values joined and reduced as i32, for devices that store words alone: of bytes that several
+    kernels write into one word, the last one stays.
+
+    Raises:
+        LoweringError: where tensors of narrower integers remain that no kernel can keep to itself.
+    """
+
+    def reduce(match: re.Match[str]) -> str:
+        result, x, start, kind, axes, extents, kept = match.groups()
+        name, op = result.removeprefix("%"), {"and": "minimum", "or": "maximum"}[kind]
+        return "\n    ".join(
+            (
+                f"%word_{name} = stablehlo.convert {x} : (tensor<{extents}i1>) -> tensor<{extents}i32>",
+                f"%start_{name} = stablehlo.convert {start} : (tensor<i1>) -> tensor<i32>",
+                f"%words_{name} = stablehlo.reduce(%word_{name} init: %start_{name}) applies stablehlo.{op} across "
+                f"dimensions = {axes} : (tensor<{extents}i32>, tensor<i32>) -> tensor<{kept}i32>",
+                *_is_true(result, f"%words_{name}", kept),
+            )
+        )
+
+    def join(match: re.Match[str]) -> str:
+        result, operands, axis, types, extents = match.groups()
+        name = result.removeprefix("%")
+        lines, words = [], []
+        for i, (operand, type_) in enumerate(zip(operands.split(", "), types.split(", "), strict=True)):
+            words.append(f"%word{i}_{name}")
+            lines.append(f"{words[-1]} = stablehlo.convert {operand} : ({type_}) -> {type_.replace('i1>', 'i32>')}")
+        lines.append(
+            f"%words_{name} = stablehlo.concatenate {', '.join(words)}, dim = {axis} : "
+            f"({types.replace('i1>', 'i32>')}) -> tensor<{extents}i32>"
+        )
+        return "\n    ".join([*lines, *_is_true(result, f"%words_{name}", extents)])
+
+    text = _JOIN.sub(join, _TRUTHS.sub(reduce, text))
+    for line in text.splitlines():
+        op = re.search(r'= "?(?:stablehlo|chlo)\.(\w+)', line)
+        if op and op[1] not in _FUSED and _NARROW.search(line):
+            raise LoweringError(f"'{op[1]}' moves tensors of integers narrower than 32 bits between kernels")
+    return text
+
+
+def _is_true(result: str, words: str, extents: str) -> tuple[str, str]:
+    zero = f"%zero_{result.removeprefix('%')}"
+    kind = f"tensor<{extents}i32>"
+    return (
+        f"{zero} = stablehlo.constant dense<0> : {kind}",
+        f"{result} = stablehlo.compare NE, {words}, {zero}, SIGNED : ({kind}, {kind}) -> tensor<{extents}i1>",
+    )
+
+
 def _first(text: str) -> str:
     lines = [line for line in text.splitlines() if "error:" in line] or text.splitlines()
     return lines[0].partition("error:")[2].strip()[:200] or lines[0][:200]
@@ -189,6 +250,9 @@ def _hoist_branches(ir: Any, module: Any) -> None:
                     "stablehlo.compare", [truth], [condition, constant], {"comparison_direction": direction}
                 ).result
             for result, first, second in zip(op.results, *ends, strict=True):
+                if first == second:
+                    result.replace_all_uses_with(first)
+                    continue
                 chosen = ir.Operation.create("stablehlo.select", [result.type], [condition, first, second]).result
                 result.replace_all_uses_with(chosen)
         op.erase()

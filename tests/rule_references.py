@@ -304,7 +304,7 @@ def rprop(
             s[i] = min(max(s[i] * (eta_plus if p > 0 else eta_minus if p < 0 else 1), min_step), max_step)
         if p < 0:
             g[i] = 0
-        w[i] -= np.sign(g[i]) * s[i]
+        w[i] -= (0 if p < 0 else old[i]) if optax else np.sign(g[i]) * s[i]
     return {"w": w, "old": s * np.sign(g) if optax else g, "s": s}
 
 

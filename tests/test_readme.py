@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
-from readme_table import END, START, table
+from readme_table import END, RULES_END, RULES_START, START, rules_table, table
 
 TEXT = (ROOT / "README.md").read_text()
 EXAMPLES = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
@@ -15,6 +15,10 @@ EXAMPLES = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 
 def test_the_table_is_what_the_bundles_hold() -> None:
     assert TEXT.split(START)[1].split(END)[0] == table(), "run: python tests/readme_table.py"
+
+
+def test_the_rules_are_those_there_are() -> None:
+    assert TEXT.split(RULES_START)[1].split(RULES_END)[0] == rules_table(), "run: python tests/readme_table.py"
 
 
 @pytest.mark.parametrize("code", EXAMPLES, ids=[f"example{i}" for i in range(len(EXAMPLES))])

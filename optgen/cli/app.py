@@ -13,6 +13,7 @@ from optgen.cli.demo import demo_command
 from optgen.cli.inspect import inspect_command
 from optgen.cli.lower import lower_command
 from optgen.cli.machine import devices_command, targets_command
+from optgen.cli.rules import rules_command
 from optgen.cli.run import run_command
 from optgen.cli.verify import verify_command
 
@@ -42,6 +43,7 @@ app.command("lower")(lower_command)
 app.command("inspect")(inspect_command)
 app.command("verify")(verify_command)
 app.command("run")(run_command)
+app.command("rules")(rules_command)
 app.command("targets")(targets_command)
 app.command("devices")(devices_command)
 app.command("demo")(demo_command)

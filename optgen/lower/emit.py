@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any
 
 from optgen import resources
-from optgen.dsl.variant import KernelSpec
+from optgen.dsl.variant import KernelSpec, Operand
 from optgen.dtypes import SIZES
 from optgen.errors import LoweringError
 from optgen.lower.graph import Graph, Node, Value
@@ -118,7 +118,7 @@ class _InPlace:
         self.pairs = style.pairs and spec.dtypes.compute == "f64"
         # What is in memory, as the kernel sees it.
         self.operands = operands = tuple(
-            dataclasses.replace(o, dtype="i16") if o.dtype == "f16" else o for o in spec.operands
+            dataclasses.replace(o, dtype="i16" if o.dtype == "f16" else o.dtype) for o in _named(spec.operands)
         )
         self.tensors = dict(zip(graph.inputs[: len(operands)], operands, strict=True))
         self.scalars = dict(zip(graph.inputs[len(operands) :], spec.scalars, strict=True))
@@ -133,7 +133,7 @@ class _InPlace:
             for position, node in enumerate(each.nodes):
                 result = f"%red{index}" if len(each.nodes) == 1 else f"%red{index}#{position}"
                 self.reduced[node.result] = (result, self.accumulator(node))
-        results = [_index(operands, o.name) for o in spec.results]
+        results = [_index(spec.operands, o.name) for o in spec.results]
         name = self.namer(update, "%k")
         entry = []
         for value in update.reductions:
@@ -261,7 +261,7 @@ def emit_out_of_place(spec: KernelSpec, stablehlo: str, shape: tuple[int, ...]) 
     return render(
         "untied_list.mlir.j2",
         name=module_name(spec),
-        operands=spec.operands,
+        operands=_named(spec.operands),
         results=[_index(spec.operands, o.name) for o in spec.results],
         scalars=spec.scalars,
         compute=spec.dtypes.compute,
@@ -284,6 +284,11 @@ def module_name(spec: KernelSpec) -> str:
 def alignment(spec: KernelSpec) -> int:
     """The alignment in bytes that the kernel's operands have at least: that of their smallest element."""
     return min(SIZES[o.dtype] for o in spec.operands)
+
+
+def _named(operands: tuple[Operand, ...]) -> tuple[Operand, ...]:
+    """The operands under names that no template uses, whatever the rule's author has called them."""
+    return tuple(dataclasses.replace(o, name=f"x_{o.name}") for o in operands)
 
 
 def _index(operands: tuple[Any, ...], name: str) -> int:

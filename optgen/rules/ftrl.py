@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from optgen.dsl import rule, sqrt
+from optgen.dsl import rule, sqrt, where
 from optgen.rules.common import clip
 
 
@@ -22,10 +22,16 @@ def ftrl(
         n' = n + g^2, \quad z' = z + g + 2\lambda_s w - \frac{n'^p - n^p}{\eta} w, \quad
         w' = \frac{\mathrm{clip}(z', -\lambda_1, \lambda_1) - z'}{n'^p / \eta + 2\lambda_2 + \beta/\eta}
 
-    :math:`p` is 1/2; where ``power`` is given, it is that. Keras' ``learning_rate_power`` is its negative.
+    :math:`p` is 1/2; where ``power`` is given, it is that. Keras' ``learning_rate_power`` is its negative. The
+    learning rate must stay what it is: a smaller one pulls all params to zero.
     """
-    root = sqrt if power is None else lambda x: x**power
     new = n + g * g
-    top = root(new)
-    z = z + (g + (2 * l2_shrinkage) * w) - (top - root(n)) / lr * w
+    if power is None:
+        top, bottom = sqrt(new), sqrt(n)
+        # The roots' difference, without cancellation.
+        rise = g * g / where(new > 0, top + bottom, 1.0)
+    else:
+        top = new**power
+        rise = top - n**power
+    z = z + (g + (2 * l2_shrinkage) * w) - rise / lr * w
     return (clip(z, l1) - z) / (top / lr + (2 * l2 + beta / lr)), new, z

@@ -40,7 +40,7 @@ def nadamw(
     w: Any, g: Any, m: Any, v: Any, *, lr: Any, step: Any, mu_product: Any, beta1: Any = 0.9, beta2: Any = 0.999,
     eps: Any = 1e-8, weight_decay: Any = 0.01, momentum_decay: Any = 0.004,
 ) -> Any:  # fmt: skip
-    r"""NAdam with decoupled weight decay: as ``nadam`` with :math:`d = g` and
+    r"""NAdam with decoupled weight decay; what is not said here is as in ``nadam``, with :math:`d = g`.
 
     .. math::
         w' = (1 - \eta\lambda) w - \eta \frac{\frac{1-\mu_t}{1-P_t} g + \frac{\mu_{t+1}}{1-P_{t+1}} m'}

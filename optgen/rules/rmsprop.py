@@ -93,17 +93,19 @@ def rprop_optax(
     w: Any, g: Any, old: Any, s: Any, *, lr: Any = 0.01, eta_minus: Any = 0.5, eta_plus: Any = 1.2,
     min_step: Any = 1e-6, max_step: Any = 50.0,
 ) -> Any:  # fmt: skip
-    r"""torch's, except that a size which does not change is not clipped either, and that the state is the last step.
+    r"""As optax 0.2 has it: the param moves by the step that was found one call before.
 
     .. math::
         p = g\, u, \quad s' = \begin{cases} \mathrm{clip}(\eta_+ s,\; s_{min}, s_{max}) & p > 0\\
         \mathrm{clip}(\eta_- s,\; s_{min}, s_{max}) & p < 0\\ s & p = 0\end{cases}, \quad
-        u' = \begin{cases} 0 & p < 0\\ s'\, \mathrm{sign}(g) & \text{else}\end{cases}, \quad w' = w - u'
+        u' = \begin{cases} 0 & p < 0\\ s'\, \mathrm{sign}(g) & \text{else}\end{cases}, \quad
+        w' = w - \begin{cases} 0 & p < 0\\ u & \text{else}\end{cases}
+
+    The first call therefore moves nothing. A size that does not change is not clipped either, unlike torch's.
     """
     p = sign(g) * sign(old)
     s = where(p == 0, s, minimum(maximum(s * _factor(p, eta_minus, eta_plus), min_step), max_step))
-    u = where(p < 0, 0.0, s * sign(g))
-    return w - u, u, s
+    return w - where(p < 0, 0.0, old), where(p < 0, 0.0, s * sign(g)), s
 
 
 def _factor(p: Any, eta_minus: Any, eta_plus: Any) -> Any:

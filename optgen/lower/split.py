@@ -512,16 +512,17 @@ class _Splitter:
         """``value``, all of whose elements are the same, as a scalar of type ``dtype``."""
         ir = self.ir
         type_ = ir.RankedTensorType(value.type)
+        element = ir.Type.parse(dtype)
+        if type_.element_type != element:
+            # First, since devices have no truth values in memory that a slice could be taken of.
+            wanted = ir.RankedTensorType.get(type_.shape, element)
+            value = ir.Operation.create("stablehlo.convert", [wanted], [value]).result
         if type_.rank > 0:
             zeros, ones = (ir.DenseI64ArrayAttr.get([number] * type_.rank) for number in (0, 1))
-            small = ir.RankedTensorType.get([1] * type_.rank, type_.element_type)
+            small = ir.RankedTensorType.get([1] * type_.rank, element)
             attributes = {"start_indices": zeros, "limit_indices": ones, "strides": ones}
             value = ir.Operation.create("stablehlo.slice", [small], [value], attributes).result
-            point = ir.RankedTensorType.get([], type_.element_type)
-            value = ir.Operation.create("stablehlo.reshape", [point], [value]).result
-        if str(type_.element_type) != dtype:
-            target = ir.RankedTensorType.get([], ir.Type.parse(dtype))
-            value = ir.Operation.create("stablehlo.convert", [target], [value]).result
+            value = ir.Operation.create("stablehlo.reshape", [ir.RankedTensorType.get([], element)], [value]).result
         return value
 
 

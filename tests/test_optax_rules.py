@@ -307,7 +307,8 @@ def test_equal_compilations_are_equal_bundles(tmp_path: Path) -> None:
 
 ON_VULKAN = ["adamw(1e-2)", "chain(clip_by_global_norm(1.0), adamw(schedule))", "MultiSteps(adam, 3)",
              "adafactor(1e-2, min_dim_size_to_factor=4)", "apply_if_finite(adam, 3)", "adam(1e-2, mu_dtype=bfloat16)",
-             "add_noise(0.1, 0.5, key)", "lamb(1e-2)"]  # fmt: skip
+             "add_noise(0.1, 0.5, key)", "lamb(1e-2)", "apply_if_finite(noisy_sgd, 3)",
+             "scale_by_schedule(cosine_onecycle)"]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ON_VULKAN)

@@ -140,6 +140,9 @@ _TRUTHS = re.compile(
     r"(\[[\d, ]*\]) : \(tensor<((?:\d+x)*)i1>, tensor<i1>\) -> tensor<((?:\d+x)*)i1>"
 )
 _JOIN = re.compile(r"(%\w+) = stablehlo\.concatenate ([^:]+), dim = (\d+) : \(([^)]*)\) -> tensor<((?:\d+x)*)i1>")
+_AS_NUMBER = re.compile(
+    r"(%\w+) = stablehlo\.convert (%[\w#]+) : \(tensor<((?:\d+x)*)i1>\) -> tensor<(?:\d+x)*(f32|i32)>"
+)
 #: Operations that a compiler makes part of the kernel of whoever needs their result.
 _FUSED = ("compare", "and", "or", "xor", "not", "is_finite", "select", "broadcast_in_dim", "constant", "convert")
 _NARROW = re.compile(r"-> \(?[^\n]*tensor<(?:\d+x)+(?:i1|u?i8|u?i16)>|: tensor<(?:\d+x)+(?:i1|u?i8|u?i16)>$")
@@ -179,7 +182,20 @@ def without_narrow_tensors(text: str) -> str:
         )
         return "\n    ".join([*lines, *_is_true(result, f"%words_{name}", extents)])
 
-    text = _JOIN.sub(join, _TRUTHS.sub(reduce, text))
+    def number(match: re.Match[str]) -> str:
+        # Not a conversion: for some of them the compiler has none from truth values.
+        result, x, extents, dtype = match.groups()
+        name, kind = result.removeprefix("%"), f"tensor<{extents}{dtype}>"
+        one, zero = ("1", "0") if dtype == "i32" else ("1.0", "0.0")
+        return "\n    ".join(
+            (
+                f"%one_{name} = stablehlo.constant dense<{one}> : {kind}",
+                f"%none_{name} = stablehlo.constant dense<{zero}> : {kind}",
+                f"{result} = stablehlo.select {x}, %one_{name}, %none_{name} : tensor<{extents}i1>, {kind}",
+            )
+        )
+
+    text = _AS_NUMBER.sub(number, _JOIN.sub(join, _TRUTHS.sub(reduce, text)))
     for line in text.splitlines():
         op = re.search(r'= "?(?:stablehlo|chlo)\.(\w+)', line)
         if op and op[1] not in _FUSED and _NARROW.search(line):

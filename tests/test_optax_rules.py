@@ -18,6 +18,7 @@ import optax_catalogue as catalogue
 import pytest
 
 import optgen as og
+from optgen.artifact.transform import TransformBundle
 from optgen.errors import (
     BundleError,
     HyperparameterError,
@@ -44,7 +45,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::Deprecat
 
 
 @functools.cache
-def compile_entry(entry: catalogue.Entry, target: str = "cpu", **settings: Any) -> TreeOptimizer:
+def bundle_of(entry: catalogue.Entry, target: str, **settings: Any) -> TransformBundle:
     optimizer: TreeOptimizer = og.compile(
         entry.make(),
         entry.wrap(catalogue.params()),
@@ -53,7 +54,13 @@ def compile_entry(entry: catalogue.Entry, target: str = "cpu", **settings: Any) 
         grads_like=catalogue.grads(0, entry.examples),
         **settings,
     )
-    return optimizer
+    return optimizer.bundle
+
+
+def compile_entry(
+    entry: catalogue.Entry, target: str = "cpu", device: str | None = None, **settings: Any
+) -> TreeOptimizer:
+    return TreeOptimizer(bundle_of(entry, target, **settings), device)
 
 
 def entry_of(name: str) -> catalogue.Entry:

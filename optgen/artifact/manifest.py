@@ -23,7 +23,7 @@ from optgen.hyper import Hyper, Scalar
 
 FORMAT = 2
 
-_KINDS = {"rule": "an optimizer rule", "function": "a function"}
+_KINDS = {"rule": "an optimizer rule", "function": "a function", "transform": "an optax transformation"}
 
 
 @dataclass(frozen=True)
@@ -221,7 +221,7 @@ class Manifest:
                 per_element=tuple(data["per_element"]),
                 baked=dict(data["baked"]),
                 structure=dict(data["structure"]),
-                kernels=tuple(_kernel(k) for k in data["kernels"]),
+                kernels=tuple(kernel_from_json(k) for k in data["kernels"]),
                 layout=None if data["layout"] is None else leaves_from_json(data["layout"]),
                 fixed_layout=data["fixed_layout"],
                 versions=dict(data["versions"]),
@@ -256,6 +256,15 @@ def parse(text: str | bytes, kind: str, newest: int) -> dict[str, Any]:
     return data
 
 
+def kind_of_bundle(text: str | bytes) -> str:
+    """What a manifest describes, ``rule`` where it does not say; nothing else of it is checked."""
+    try:
+        data = json.loads(text)
+    except ValueError as error:
+        raise BundleError(f"manifest.json is damaged: {error}") from error
+    return str(data.get("kind", "rule")) if isinstance(data, dict) else "rule"
+
+
 def modules_from_json(data: Iterable[Mapping[str, Any]]) -> tuple[ModuleInfo, ...]:
     """Modules, from the manifest's form."""
     return tuple(
@@ -271,7 +280,8 @@ def leaves_from_json(data: Iterable[Mapping[str, Any]]) -> tuple[LeafInfo, ...]:
     return tuple(LeafInfo(e["path"], tuple(e["shape"]), e["dtype"]) for e in data)
 
 
-def _kernel(data: Mapping[str, Any]) -> KernelInfo:
+def kernel_from_json(data: Mapping[str, Any]) -> KernelInfo:
+    """A kernel, from the manifest's form."""
     return KernelInfo(
         name=data["name"],
         dtypes=dict(data["dtypes"]),

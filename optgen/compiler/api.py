@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, overload
 
 from optgen.artifact import LeafInfo
 from optgen.compiler.build import Progress, build_bundle
+from optgen.compiler.transform import compile_transformation
 from optgen.dsl.rule import Rule
 from optgen.dsl.variant import Variant
 from optgen.errors import HyperparameterError, LeafError
+from optgen.interop.optax import Transformation, is_transformation
 from optgen.rules import get_rule
 from optgen.runtime.loading import split_settings
 from optgen.runtime.memory import as_leaf
 from optgen.runtime.optimizer import Optimizer
+from optgen.runtime.transform import TreeOptimizer
 from optgen.runtime.tree import leaves_of
 from optgen.targets import get_target
 
 
+@overload
+def compile(rule: str | Rule, like: Any = None, **settings: Any) -> Optimizer: ...
+@overload
+def compile(rule: Transformation, like: Any, **settings: Any) -> TreeOptimizer: ...
 def compile(
-    rule: str | Rule,
+    rule: Any,
     like: Any = None,
     *,
     target: str | Sequence[str] = "cpu",
@@ -35,11 +42,14 @@ def compile(
     progress: Progress | None = None,
     use_cache: bool = True,
     **settings: Any,
-) -> Optimizer:
-    """Compiles an update rule.
+) -> Optimizer | TreeOptimizer:
+    """Compiles an update rule, or an optax transformation.
 
     Args:
-        rule: a name (see ``optgen.rules``), or a :class:`Rule` of your own.
+        rule: a name (see ``optgen.rules``), a :class:`Rule` of your own, or an optax ``GradientTransformation``: then
+            ``like`` is the tree that it is for, ``grad_dtype`` may be given, and of the settings ``name`` (what to call
+            it), ``extra_args`` (examples of further arguments of its update, by name), ``grads_like`` (the grads'
+            tree where it is not like the params') and ``in_place=False``.
         like: a tree of arrays; one kernel is compiled for each dtype in it, and its layout is kept in the manifest.
         target: one or more of ``optgen.targets``, by default this machine's processor.
         device: what the returned optimizer runs on; see :class:`Optimizer`.
@@ -59,7 +69,8 @@ def compile(
         settings: structure (``nesterov=True``), and hyperparameters, which become the bundle's defaults.
 
     Returns:
-        An :class:`Optimizer`; it can be saved, and runs where one of its targets does.
+        An :class:`Optimizer`, or for a transformation a :class:`optgen.runtime.TreeOptimizer`; it can be saved, and
+        runs where one of its targets does.
 
     Raises:
         UnknownRuleError, UnknownTargetError, HyperparameterError: for a name or value that does not exist.
@@ -74,8 +85,21 @@ def compile(
         >>> opt.manifest.kernels[0].modules[0].in_place
         True
     """
-    found = get_rule(rule, convention)
     targets = [get_target(name) for name in ([target] if isinstance(target, str) else target)]
+    if is_transformation(rule):
+        given = {
+            "convention": convention, "dtypes": dtypes, "state_dtype": state_dtype, "compute_dtype": compute_dtype,
+            "bake": bake or None, "per_element": per_element or None, "fixed_layout": fixed_layout or None,
+        }  # fmt: skip
+        wrong = [name for name, value in given.items() if value is not None]
+        wrong += [name for name in settings if name not in ("name", "extra_args", "grads_like", "in_place")]
+        if wrong:
+            raise HyperparameterError(f"'{wrong[0]}' must not be given with an optax transformation: give it to optax")
+        return compile_transformation(
+            rule, like, targets, device=device, grad_dtype=grad_dtype, progress=progress, use_cache=use_cache,
+            **settings,
+        )  # fmt: skip
+    found = get_rule(rule, convention)
     structure, values = split_settings(found.flags, found.optional, settings)
     for name in values:
         found.hyper(name)

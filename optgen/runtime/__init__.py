@@ -6,3 +6,5 @@ from optgen.runtime.device import list_devices as list_devices
 from optgen.runtime.loading import load as load
 from optgen.runtime.loading import prebuilt as prebuilt
 from optgen.runtime.optimizer import Optimizer as Optimizer
+from optgen.runtime.transform import BoundTree as BoundTree
+from optgen.runtime.transform import TreeOptimizer as TreeOptimizer

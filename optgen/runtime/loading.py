@@ -9,13 +9,15 @@ from typing import Any
 
 from optgen import resources
 from optgen.artifact import Bundle, read_bundle
-from optgen.errors import BundleNotFoundError
+from optgen.artifact.manifest import kind_of_bundle
+from optgen.artifact.storage import MANIFEST, read_files
+from optgen.artifact.transform import transform_of
+from optgen.errors import BundleNotFoundError, HyperparameterError
 from optgen.runtime.optimizer import Optimizer
+from optgen.runtime.transform import TreeOptimizer
 
 
-def load(
-    path: str | os.PathLike[str], device: str | None = None, *, compute_dtype: Any = None, **defaults: Any
-) -> Optimizer:
+def load(path: str | os.PathLike[str], device: str | None = None, *, compute_dtype: Any = None, **defaults: Any) -> Any:
     """Loads and verifies a bundle.
 
     Args:
@@ -23,11 +25,21 @@ def load(
         device, compute_dtype: see :class:`Optimizer`.
         defaults: hyperparameters for steps that do not give them.
 
+    Returns:
+        An :class:`Optimizer`; a :class:`TreeOptimizer` from the bundle of an optax transformation.
+
     Raises:
         BundleNotFoundError, BundleError, BundleVersionError: if there is none, or it is damaged or too new.
         DeviceError: if the device is not there, or the bundle has no module for it.
-        HyperparameterError: if a default is unknown or out of range.
+        HyperparameterError: if a default is unknown or out of range, or given to a transformation.
     """
+    files = read_files(path)
+    if kind_of_bundle(files[MANIFEST]) == "transform":
+        if given := [*defaults, *(["compute_dtype"] if compute_dtype is not None else [])]:
+            raise HyperparameterError(
+                f"'{given[0]}' must not be given with an optax transformation: it is compiled in, or in the state"
+            )
+        return TreeOptimizer(transform_of(path, files), device)
     return Optimizer(read_bundle(path), device, defaults, compute_dtype=compute_dtype)
 
 

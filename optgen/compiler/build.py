@@ -97,6 +97,8 @@ def build_bundle(
         init={slot.name: slot.init for slot in variant.slots if slot.init != 0},
         scalars=dict(rule.scalars),
     )
+    if not any(kernel.indexed for kernel in kernels):
+        manifest = dataclasses.replace(manifest, format=2)  # nothing that older readers do not know
     return Bundle.of(manifest, files)
 
 
@@ -115,7 +117,7 @@ def _build_kernel(
     modules = []
     for target in targets:
         try:
-            target.check(used, reduces=reduces, elementwise=kernel.in_place)
+            target.check(used, reduces=reduces, elementwise=kernel.in_place, random=spec.random)
         except UnsupportedTargetError:
             if skip_unsupported:
                 continue
@@ -144,8 +146,8 @@ def _build_kernel(
     files[f"stablehlo/{name}.mlir"] = kernel.stablehlo.encode()
     return KernelInfo(
         name=name,
-        dtypes=dataclasses.asdict(spec.dtypes),
-        operands=tuple(OperandInfo(o.name, o.dtype, o.role) for o in spec.operands),
+        dtypes=spec.dtypes.described(),
+        operands=tuple(OperandInfo(o.name, o.dtype, o.role, o.rounding) for o in spec.operands),
         scalars=spec.scalars,
         in_place=kernel.in_place,
         reason=kernel.reason,
@@ -160,7 +162,8 @@ def _build_kernel(
             tuple(ReductionInfo(n.op.removeprefix("reduce_"), is_tree_reduction(n)) for n in stage.nodes)
             for stage in kernel.plan.reductions
         ),
-        leafwise=kernel.plan is not None and kernel.plan.leafwise,
+        leafwise=kernel.plan is not None and (kernel.plan.leafwise or spec.random),
+        indexed=spec.random,
         returned=spec.returned,
     )
 

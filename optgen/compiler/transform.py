@@ -218,7 +218,7 @@ def _kernel(
             progress(label, target.name, len(data))
     return KernelInfo(
         name=label,
-        dtypes=dataclasses.asdict(spec.dtypes),
+        dtypes=spec.dtypes.described(),
         operands=tuple(OperandInfo(o.name, o.dtype, o.role) for o in spec.operands),
         scalars=spec.scalars,
         in_place=True,

@@ -88,6 +88,10 @@ def lower(spec: KernelSpec, shapes: Sequence[tuple[int, ...]] | None = None) -> 
                 f"rule '{spec.variant.rule.name}' cannot run in place on leaves of any shape: {reason}. "
                 "Give the leaves' shapes (like=params), to compile it out of place for those"
             ) from error
+        if any(o.coded for o in spec.operands):
+            raise LoweringError(
+                f"rule '{spec.variant.rule.name}' cannot have 8-bit state, or be rounded at random: it runs out of place"
+            ) from error
         # Exact arithmetic is a promise of elementwise kernels; a matmul in f64 would not even compile for Vulkan.
         spec = spec.variant.kernel(dataclasses.replace(spec.dtypes, compute=spec.dtypes.state))
         kernels = []

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from optgen.artifact import KernelInfo
 from optgen.dtypes import SIZES
 from optgen.errors import DeviceError, HyperparameterError, LeafError
-from optgen.hyper import part
+from optgen.hyper import Part, part
 from optgen.runtime import memory
 from optgen.runtime.execute import Call, prepare, run_together
 from optgen.runtime.tree import is_tree
@@ -30,14 +30,14 @@ class _Prepared:
 
     Attributes:
         scalars: as they were last pushed.
-        step_at: where among them the step is, or None.
+        step_at: where among them the step is, and which part of it.
         state_at: where among them the scalar state is, by name.
     """
 
     kernel: KernelInfo
     call: Call
     scalars: list[float] = field(default_factory=list)
-    step_at: int | None = None
+    step_at: tuple[tuple[int, Part], ...] = ()
     state_at: tuple[tuple[int, str], ...] = ()
 
 
@@ -65,7 +65,7 @@ class BoundStep:
         self._optimizer = optimizer
         self._given: dict[str, Any] | None = None
         self._tensors = []
-        groups: dict[str, tuple[KernelInfo, list[list[Any]]]] = {}
+        groups: dict[str, tuple[KernelInfo, list[list[Any]], list[int]]] = {}
         for work in works:
             for leaf, array in zip(work.leaves, work.arrays, strict=True):
                 if array is not leaf.array:
@@ -76,11 +76,13 @@ class BoundStep:
                 for leaf, o in zip(work.leaves, work.kernel.operands, strict=True)
                 if leaf.kind == "torch" and o.role != "input"
             ]
-            groups.setdefault(work.kernel.name, (work.kernel, []))[1].append(work.arrays)
+            _, group, numbers = groups.setdefault(work.kernel.name, (work.kernel, [], []))
+            group.append(work.arrays)
+            numbers.append(work.number)
         device = optimizer.device
         self._calls = [
-            _Prepared(kernel, prepare(device, *optimizer.module(kernel, device), kernel, leaves))
-            for kernel, leaves in groups.values()
+            _Prepared(kernel, prepare(device, *optimizer.module(kernel, device), kernel, leaves, numbers))
+            for kernel, leaves, numbers in groups.values()
         ]
 
     @property
@@ -107,8 +109,8 @@ class BoundStep:
             self._given = dict(hypers) if plain else None
         count = int(self.state["step"]) + 1
         for each in self._calls:
-            if each.step_at is not None:
-                each.scalars[each.step_at] = float(count)
+            for position, which in each.step_at:
+                each.scalars[position] = part(float(count), which)
             for position, name in each.state_at:
                 each.scalars[position] = self._optimizer.scalar(self.state, name)
         if len(self._calls) == 1:
@@ -146,4 +148,4 @@ class BoundStep:
             each.state_at = tuple((i, s.hyper) for i, s in enumerate(scalars) if s.hyper in each.kernel.returned)
             known = {**values, **self._optimizer.manifest.scalars}
             each.scalars = [part(known[s.hyper], s.part) for s in scalars]
-            each.step_at = next((i for i, s in enumerate(scalars) if s.hyper == "step"), None)
+            each.step_at = tuple((i, s.part) for i, s in enumerate(scalars) if s.hyper == "step")

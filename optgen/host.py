@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from functools import cache
 from pathlib import Path
@@ -28,6 +29,20 @@ def architecture() -> str:
     """``x86_64``, ``aarch64``, ``riscv64`` or whatever else Python calls it."""
     machine = platform.machine().lower()
     return {"amd64": "x86_64", "arm64": "aarch64"}.get(machine, machine)
+
+
+def configured_threads() -> int | None:
+    """The number in ``$OPTGEN_THREADS``, if there is one."""
+    text = os.environ.get("OPTGEN_THREADS", "")
+    return int(text) if text.isdecimal() and int(text) > 0 else None
+
+
+def threads() -> int:
+    """How many threads updates may use, the caller's included: ``$OPTGEN_THREADS``, or as many as there are cores for
+    this process."""
+    if configured := configured_threads():
+        return configured
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @cache

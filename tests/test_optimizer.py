@@ -16,7 +16,7 @@ import pytest
 import optgen
 from optgen.errors import HyperparameterError, LeafError, TreeError
 from optgen.runtime import get_device
-from optgen.runtime.execute import RowsCall, prepare
+from optgen.runtime.execute import StagesCall, prepare
 
 
 def reference(w: Any, g: Any, steps: int, lr: float = 0.1) -> np.ndarray:
@@ -89,7 +89,7 @@ def test_results_lie_where_their_arguments_did(monkeypatch: pytest.MonkeyPatch) 
     leaves = [arrays[i : i + 4] for i in range(0, len(arrays), 4)]
     info, module = opt.module(kernel, dev)
     call = prepare(dev, info, module, kernel, leaves)
-    assert isinstance(call, RowsCall)
+    assert isinstance(call, StagesCall)
     seen: dict[int, int] = {}
     monkeypatch.setattr(dev, "address", lambda view: seen.setdefault(len(seen), type(dev).address(dev, view)))
     assert call.run([0.1] * len(kernel.scalars))

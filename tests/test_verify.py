@@ -15,7 +15,7 @@ from optgen.artifact import Bundle
 from optgen.dtypes import from_float64
 from optgen.errors import BundleError, BundleVersionError, DeviceError
 from optgen.runtime import get_device, verify
-from optgen.runtime.execute import RowsCall
+from optgen.runtime.execute import StagesCall
 from optgen.runtime.loading import prebuilt_bundle
 from optgen.runtime.select import unfit
 from optgen.runtime.verify import VerifyResult, bound_for, error_in_ulp, verify_bundle
@@ -147,7 +147,7 @@ def test_a_module_that_is_none() -> None:
 
 
 def test_a_module_that_copies_fails_if_the_manifest_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Copying(RowsCall):
+    class Copying(StagesCall):
         def run(self, scalars: Any) -> bool:
             super().run(scalars)
             return False
@@ -167,7 +167,7 @@ def test_a_module_that_copies_fails_if_the_manifest_says_otherwise(monkeypatch: 
 def test_a_module_that_writes_where_it_must_not(
     operand: int, offset: int, problem: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Careless(RowsCall):
+    class Careless(StagesCall):
         def run(self, scalars: Any) -> bool:
             same = super().run(scalars)
             ctypes.memset(self.arrays[0][operand].ctypes.data + offset, 7, 1)

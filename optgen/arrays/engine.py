@@ -17,7 +17,7 @@ import numpy as np
 from optgen.artifact import KernelInfo, ModuleInfo
 from optgen.hyper import part
 from optgen.runtime import memory
-from optgen.runtime.device import Device, device_for
+from optgen.runtime.device import Device, get_device
 from optgen.runtime.execute import Call, prepare
 from optgen.runtime.loading import prebuilt_bundle
 from optgen.runtime.module import LoadedModule
@@ -70,7 +70,7 @@ def run(bundle: str, dtype: str, leaves: Sequence[Sequence[np.ndarray]], scalars
     leaves = [leaf for leaf in leaves if leaf[0].size]
     if not leaves:
         return
-    loaded = _load(bundle, dtype, device_for("cpu", sum(leaf[0].size for leaf in leaves)))
+    loaded = _load(bundle, dtype, get_device("cpu"))
     prepare(loaded.device, loaded.info, loaded.module, loaded.kernel, leaves).run(scalars)
 
 
@@ -97,7 +97,7 @@ def run_small(
     shape = next(array.shape for array in operands if array is not None)
     calls: dict[Any, tuple[Call, list[np.ndarray]]] = _prepared.__dict__
     key = f"{bundle} {dtype} {shape}"
-    loaded = _load(bundle, dtype, device_for("cpu", 0))
+    loaded = _load(bundle, dtype, get_device("cpu"))
     found = calls.get(key)
     if found is None or found[0].module is not loaded.module:
         if len(calls) >= 64:

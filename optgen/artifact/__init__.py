@@ -10,3 +10,4 @@ from optgen.artifact.manifest import Manifest as Manifest
 from optgen.artifact.manifest import ModuleInfo as ModuleInfo
 from optgen.artifact.manifest import OperandInfo as OperandInfo
 from optgen.artifact.manifest import ProbeCase as ProbeCase
+from optgen.artifact.manifest import ReductionInfo as ReductionInfo

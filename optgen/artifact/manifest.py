@@ -4,19 +4,24 @@ History of the format:
 
 * 1 (2026-11): first. Readers refuse a bundle whose format is newer than theirs; unknown keys are ignored, so that a
   later optgen may add some without a new number.
+* 2 (2026-11): modules by rows have an entry point for each stage of reductions, take fences, and rows with their
+  leaf's number and size (``abi`` is ``stages``); kernels say which reductions their stages hold. Those of format 1
+  (``rows``) are still called.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
+
+import numpy as np
 
 from optgen.errors import BundleError, BundleVersionError
 from optgen.hyper import Hyper, Scalar
 
-FORMAT = 1
+FORMAT = 2
 
 _KINDS = {"rule": "an optimizer rule", "function": "a function"}
 
@@ -42,7 +47,8 @@ class ModuleInfo:
         copies: copies of leaves that the stream IR holds; 0 where in place.
         arch: for CPUs, the architecture.
         features: for CPUs, the extensions without which it must not run.
-        abi: how it is called: ``list`` with lists of leaves, ``rows`` with one view for each operand and a table.
+        abi: how it is called: ``list`` with lists of leaves, ``stages`` with one view for each operand and a table,
+            ``rows`` likewise in format 1.
     """
 
     target: str
@@ -53,6 +59,29 @@ class ModuleInfo:
     arch: str = ""
     features: tuple[str, ...] = ()
     abi: str = "list"
+
+
+@dataclass(frozen=True)
+class ReductionInfo:
+    """One reduction: how partial results are combined, and whether over the whole tree or over each leaf.
+
+    Attributes:
+        op: ``add``, ``multiply``, ``maximum`` or ``minimum``.
+        tree: whether over all leaves together.
+    """
+
+    op: str
+    tree: bool
+
+    @property
+    def ufunc(self) -> np.ufunc:
+        """numpy's function that combines two partial results."""
+        found: np.ufunc = getattr(np, self.op)
+        return found
+
+    def total(self, partials: Sequence[float] | np.ndarray) -> float:
+        """The combination of partial results, in an order that depends on their number alone."""
+        return float(self.ufunc.reduce(np.asarray(partials, np.float64)))
 
 
 @dataclass(frozen=True)
@@ -79,6 +108,8 @@ class KernelInfo:
         probes: path of the probe vectors; inputs and, in float64, expected outputs and their largest terms.
         cases: one for each probe.
         modules: one for each target.
+        stages: the reductions that come before the update, by stages: those of one need the totals of those before.
+        leafwise: whether it must know where leaves begin and end, so that neighbours cannot be one.
         returned: the scalar state among the scalars; modules return it anew after their other results.
     """
 
@@ -93,6 +124,8 @@ class KernelInfo:
     probes: str
     cases: tuple[ProbeCase, ...]
     modules: tuple[ModuleInfo, ...]
+    stages: tuple[tuple[ReductionInfo, ...], ...] = ()
+    leafwise: bool = False
     returned: tuple[str, ...] = ()
 
     def operand(self, name: str) -> OperandInfo:
@@ -251,5 +284,7 @@ def _kernel(data: Mapping[str, Any]) -> KernelInfo:
         probes=data["probes"],
         cases=tuple(ProbeCase(dict(c["hypers"]), c["size"]) for c in data["cases"]),
         modules=modules_from_json(data["modules"]),
+        stages=tuple(tuple(ReductionInfo(r["op"], r["tree"]) for r in stage) for stage in data.get("stages", ())),
+        leafwise=data.get("leafwise", False),
         returned=tuple(data.get("returned", ())),
     )

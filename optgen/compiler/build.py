@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 
 from optgen._version import __version__
-from optgen.artifact import Bundle, KernelInfo, LeafInfo, Manifest, ModuleInfo, OperandInfo
+from optgen.artifact import Bundle, KernelInfo, LeafInfo, Manifest, ModuleInfo, OperandInfo, ReductionInfo
 from optgen.compiler.driver import compile_mlir, compiler_version
 from optgen.compiler.probes import make_probes
 from optgen.dsl.trace import import_jax
@@ -16,6 +16,7 @@ from optgen.dsl.variant import Dtypes, Variant
 from optgen.errors import UnsupportedTargetError
 from optgen.lower import Kernel, lower
 from optgen.lower.emit import alignment
+from optgen.lower.plan import is_tree_reduction
 from optgen.targets import Target
 
 #: Called before each module is compiled, with kernel and target, and after it, with the number of bytes.
@@ -153,6 +154,13 @@ def _build_kernel(
         probes=f"probes/{name}.npz",
         cases=cases,
         modules=tuple(modules),
+        stages=()
+        if kernel.plan is None
+        else tuple(
+            tuple(ReductionInfo(n.op.removeprefix("reduce_"), is_tree_reduction(n)) for n in stage.nodes)
+            for stage in kernel.plan.reductions
+        ),
+        leafwise=kernel.plan is not None and kernel.plan.leafwise,
         returned=spec.returned,
     )
 

@@ -5,7 +5,12 @@ They are JAX's, imported when first called, so that importing the rules does not
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from typing import Any
+
+#: How functions that reduce all leaves together are called in traces; the lowering knows them by it.
+TREE_PREFIX = "optgen_tree_"
 
 
 def _jnp() -> Any:
@@ -42,3 +47,34 @@ def sign(x: Any) -> Any:
 def norm(x: Any) -> Any:
     """The Euclidean norm over a whole leaf, a scalar."""
     return _jnp().sqrt(_jnp().sum(x * x))
+
+
+def tree_sum(x: Any) -> Any:
+    """The sum over all elements of all leaves of the tree, a scalar, accumulated in f64."""
+    return _over_tree("sum")(x)
+
+
+def tree_max(x: Any) -> Any:
+    """The largest element of all leaves of the tree, a scalar; NaN if one is."""
+    return _over_tree("max")(x)
+
+
+def tree_min(x: Any) -> Any:
+    """The smallest element of all leaves of the tree, a scalar; NaN if one is."""
+    return _over_tree("min")(x)
+
+
+def global_norm(x: Any) -> Any:
+    """The Euclidean norm over all leaves of the tree, a scalar, accumulated in f64."""
+    return _jnp().sqrt(tree_sum(x * x))
+
+
+@cache
+def _over_tree(reduction: str) -> Callable[[Any], Any]:
+    import jax
+
+    def reduce(x: Any) -> Any:
+        return getattr(jax.numpy, reduction)(x)
+
+    reduce.__name__ = f"{TREE_PREFIX}{reduction}"
+    return jax.jit(reduce)  # type: ignore[no-any-return]

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from optgen.dsl.trace import trace
 from optgen.dsl.variant import KernelSpec
 from optgen.errors import LoweringError, OptgenError
-from optgen.lower.emit import Style as Style
 from optgen.lower.emit import emit_in_place, emit_out_of_place
-from optgen.lower.emit import render as render
 from optgen.lower.graph import CrossElementError as CrossElementError
 from optgen.lower.graph import Graph as Graph
 from optgen.lower.graph import graph_of as graph_of
 from optgen.lower.plan import Plan as Plan
 from optgen.lower.plan import plan_of as plan_of
+from optgen.lower.style import Style as Style
+from optgen.lower.style import render as render
 
 #: The shapes that a rule is traced on. Of different rank, so that nothing but an elementwise rule gives the same
 #: graph on both, and of different and unusual size, so that a constant equal to it is that size and no accident.

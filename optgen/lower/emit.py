@@ -2,124 +2,38 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
-from optgen import resources
-from optgen.dsl.variant import KernelSpec, Operand
+from optgen.dsl.variant import KernelSpec
 from optgen.dtypes import SIZES
-from optgen.errors import LoweringError
 from optgen.lower.graph import Graph, Node, Value
-from optgen.lower.halves import convert_half
 from optgen.lower.ops import OPS, REDUCTIONS, constant
 from optgen.lower.pairs import OPAQUE_ZERO, write_pair_nodes
 from optgen.lower.plan import Pass, Plan
-
-
-@dataclass(frozen=True)
-class Style:
-    """What differs between kernels for different kinds of device.
-
-    Attributes:
-        accumulator: element type of inexact reductions; f64 where the device has it, since f32 sums of 16M
-            elements are off by 3e-2.
-        pairs: whether f64 inside kernels is made of pairs of f32, because the device lacks it.
-        halves: whether f16 is converted by integer arithmetic, because the device lacks it.
-        vector: for CPUs, the elements that the loop handles at once. Such kernels take a table of rows and update a
-            whole tree in one dispatch; None gives kernels that take lists of leaves.
-    """
-
-    accumulator: str = "f64"
-    pairs: bool = False
-    halves: bool = False
-    vector: int | None = None
-
-    def abi(self, plan: Plan) -> str:
-        """How a module for ``plan`` is called: ``rows``, or ``list`` where that is wanted or the rule needs the size
-        of each leaf."""
-        if self.vector is None or plan.reductions or any(n.op == "size" for n in plan.update.entry):
-            return "list"
-        return "rows"
-
-
-@cache
-def _environment() -> Any:
-    import jinja2
-
-    return jinja2.Environment(
-        loader=jinja2.FileSystemLoader(resources.templates()),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-
-
-def render(template: str, **context: Any) -> str:
-    """One of the skeletons in ``templates/``, filled in."""
-    text: str = _environment().get_template(template).render(**context)
-    return text
-
-
-def write_nodes(
-    nodes: Iterable[Node], name: Callable[[Value], str], size: str | None = None, *, halves: bool = False
-) -> list[str]:
-    """The MLIR of ``nodes``, each value under ``name(value)``.
-
-    Args:
-        nodes: in order.
-        name: gives the SSA name of a value.
-        size: SSA name of the number of elements, an index; needed where the nodes use it.
-        halves: whether f16 is converted by integer arithmetic.
-
-    Raises:
-        LoweringError: for an operation on a type that it does not exist for.
-    """
-    lines: list[str] = []
-    for node in nodes:
-        result, operands = name(node.result), [name(v) for v in node.operands]
-        if node.op == "constant":
-            assert isinstance(node.attribute, float)
-            lines.append(constant(result, node.attribute, node.result.dtype))
-        elif node.op == "size":
-            lines.append(f"{result}_i = arith.index_cast {size} : index to i64")
-            lines.append(f"{result} = arith.sitofp {result}_i : i64 to {node.result.dtype}")
-        elif "f16" in (node.result.dtype, node.operands[0].dtype):
-            ends = node.operands[0].dtype, node.result.dtype
-            lines += convert_half(node.op, result, operands[0], *ends, native=not halves)
-        else:
-            dtype = node.operands[0].dtype
-            extra = str(node.attribute) if node.op == "compare" else node.result.dtype
-            try:
-                lines += OPS[node.op].write(result, operands, dtype, extra)
-            except ValueError as error:
-                raise LoweringError(f"'{node.op}' cannot be lowered: {error}") from None
-    return lines
+from optgen.lower.rows import emit_rows
+from optgen.lower.style import Style, module_name, named, operands_in_memory, render, write_nodes
 
 
 def emit_in_place(spec: KernelSpec, graph: Graph, plan: Plan, style: Style) -> str:
-    """The module that updates any tree in place: one tied dispatch for all leaves, or for each.
+    """The module that updates any tree in place: by rows (see :func:`emit_rows`) or by lists of leaves.
 
-    Its one entry point is ``apply``. By rows (CPUs) it takes a view for each operand, the table of rows and the
-    scalars, and returns the views of what it updated; else it takes a list of views for each operand and the scalars,
-    and returns the number of leaves.
+    By lists its one entry point is ``apply``: it takes a list of views for each operand and the scalars, and returns
+    the number of leaves. There is one tied dispatch for each leaf.
     """
-    return _InPlace(spec, graph, plan, style).render()
+    if style.abi(plan) == "stages":
+        return emit_rows(spec, graph, plan, style)
+    return _InList(spec, graph, plan, style).render()
 
 
-class _InPlace:
-    """Names and types of everything in one in-place module."""
+class _InList:
+    """Names and types of everything in one module that loops over leaves."""
 
     def __init__(self, spec: KernelSpec, graph: Graph, plan: Plan, style: Style) -> None:
         self.spec, self.plan, self.style = spec, plan, style
         self.pairs = style.pairs and spec.dtypes.compute == "f64"
         # What is in memory, as the kernel sees it.
-        self.operands = operands = tuple(
-            dataclasses.replace(o, dtype="i16" if o.dtype == "f16" else o.dtype) for o in _named(spec.operands)
-        )
+        self.operands = operands = operands_in_memory(spec)
         self.tensors = dict(zip(graph.inputs[: len(operands)], operands, strict=True))
         self.scalars = dict(zip(graph.inputs[len(operands) :], spec.scalars, strict=True))
         self.reduced: dict[Value, tuple[str, str]] = {}  # value -> its rank-0 tensor and that one's element type
@@ -138,9 +52,8 @@ class _InPlace:
         entry = []
         for value in update.reductions:
             entry += self.widen(f"%r{value.index}", self.reduced[value][1], name(value), value.dtype)
-        by_rows = self.style.abi(self.plan) == "rows"
         return render(
-            "tied_rows.mlir.j2" if by_rows else "tied_list.mlir.j2",
+            "tied_list.mlir.j2",
             name=module_name(spec),
             operands=operands,
             results=results,
@@ -155,14 +68,13 @@ class _InPlace:
             pairs=[(self.host(v), v.dtype) for v in self.plan.coefficients if self.is_pair(v)] if self.pairs else [],
             opaque=self.pairs,
             coefficients=self.parts(self.plan.coefficients, self.host, "%c"),
-            captures=self.parts(update.captures, self.host if by_rows else lambda v: f"%c{v.index}", "%k"),
+            captures=self.parts(update.captures, lambda v: f"%c{v.index}", "%k"),
             reductions=reductions,
             extracted=[(*self.reduced[v], f"%r{v.index}") for v in update.reductions],
             entry=entry + self.write(update.entry, name, "%count", "%q"),
             body=self.write(update.body, name, "%count", "%p"),
             outputs=[name(v) for v in update.results],
             returned=[self.host(v) for v in self.plan.returned],
-            vector=self.style.vector,
         )
 
     def host(self, value: Value) -> str:
@@ -261,7 +173,7 @@ def emit_out_of_place(spec: KernelSpec, stablehlo: str, shape: tuple[int, ...]) 
     return render(
         "untied_list.mlir.j2",
         name=module_name(spec),
-        operands=_named(spec.operands),
+        operands=named(spec.operands),
         results=[_index(spec.operands, o.name) for o in spec.results],
         scalars=spec.scalars,
         compute=spec.dtypes.compute,
@@ -275,20 +187,9 @@ def emit_out_of_place(spec: KernelSpec, stablehlo: str, shape: tuple[int, ...]) 
     )
 
 
-def module_name(spec: KernelSpec) -> str:
-    """An MLIR symbol for the module: ``adamw_f32``. It shows in traces and profiles."""
-    text = f"{spec.variant.name}_{spec.dtypes.name}"
-    return "".join(c if c.isalnum() else "_" for c in text)
-
-
 def alignment(spec: KernelSpec) -> int:
     """The alignment in bytes that the kernel's operands have at least: that of their smallest element."""
     return min(SIZES[o.dtype] for o in spec.operands)
-
-
-def _named(operands: tuple[Operand, ...]) -> tuple[Operand, ...]:
-    """The operands under names that no template uses, whatever the rule's author has called them."""
-    return tuple(dataclasses.replace(o, name=f"x_{o.name}") for o in operands)
 
 
 def _index(operands: tuple[Any, ...], name: str) -> int:

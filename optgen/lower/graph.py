@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from optgen.dsl.ops import TREE_PREFIX
 from optgen.errors import LoweringError
 from optgen.lower.ops import OPS, REDUCTIONS
 
@@ -46,7 +47,7 @@ class Node:
             the number of elements, or ``constant``.
         result: what it defines.
         operands: what it reads.
-        attribute: a constant's number, or a comparison's direction.
+        attribute: a constant's number, a comparison's direction, or ``tree`` for a reduction over all leaves.
     """
 
     op: str
@@ -128,6 +129,7 @@ class _Reader:
         self.nodes: list[Node] = []
         self.known: dict[tuple[Any, ...], Value] = {}
         self.counter = 0
+        self.over_tree = False  # inside a function of dsl.ops that reduces the whole tree
 
     def read(self, text: str) -> Graph:
         from iree.compiler import ir
@@ -186,8 +188,11 @@ class _Reader:
     def visit(self, name: str, op: Any, operands: list[Value]) -> tuple[Value, ...]:
         if name in ("call", "composite"):
             attribute = op.attributes["callee" if name == "call" else "decomposition"]
-            callee = self.functions[self.ir.FlatSymbolRefAttr(attribute).value]
-            return self.walk(callee.regions[0].blocks[0], tuple(operands))
+            symbol = self.ir.FlatSymbolRefAttr(attribute).value
+            before, self.over_tree = self.over_tree, self.over_tree or symbol.startswith(TREE_PREFIX)
+            results = self.walk(self.functions[symbol].regions[0].blocks[0], tuple(operands))
+            self.over_tree = before
+            return results
         if name == "reduce":
             return self.reduce(op, operands)
         kind, dtype = self.kind_of(op.results[0].type), self.dtype_of(op.results[0].type)
@@ -227,7 +232,8 @@ class _Reader:
         if operands[0].kind != "leaf" or self.kind_of(op.results[0].type) != "scalar":
             raise CrossElementError("a reduction over some of a leaf's axes")
         # The initial value is the neutral element for every reduction that jax.numpy writes.
-        return (self.add(name, "scalar", self.dtype_of(op.results[0].type), (operands[0],)),)
+        scope = "tree" if self.over_tree else None
+        return (self.add(name, "scalar", self.dtype_of(op.results[0].type), (operands[0],), scope),)
 
 
 def _direction(op: Any) -> str:

@@ -1,6 +1,7 @@
 """The plan of a kernel: which part of a graph runs where, decided from the graph alone.
 
-* The *prologue* is what depends on scalar arguments alone. It runs once per call, on the host's VM.
+* The *prologue* is what depends on scalar arguments, or on reductions over the whole tree, alone. It runs once per
+  call, on the host's VM.
 * A *pass* reads whole leaves. Reductions come first, those that do not depend on each other in one pass; the last
   pass writes the new param and state, element by element, into the memory that it reads.
 * What depends on a reduction but not on the element is the *entry* of the passes that use it.
@@ -23,8 +24,8 @@ class Pass:
     Attributes:
         results: what it computes: reductions' operands, or the graph's outputs.
         leaves: the leaf inputs that it reads.
-        captures: prologue values and scalar arguments that it uses.
-        reductions: results of earlier reductions that it uses.
+        captures: what it uses of the prologue, of scalar arguments, and of earlier reductions over the whole tree.
+        reductions: results of earlier reductions over its leaf that it uses.
         entry: scalar nodes that run once before the elements.
         body: leaf nodes, and the constants that they use.
     """
@@ -50,7 +51,7 @@ class Plan:
     """A graph, arranged.
 
     Attributes:
-        prologue: what depends on scalar arguments alone, in order.
+        prologue: what depends on scalar arguments, and reductions over the whole tree, alone, in order.
         reductions: the passes before the update.
         update: the pass that writes.
         returned: scalars that the module returns, all of them from the prologue.
@@ -60,6 +61,22 @@ class Plan:
     reductions: tuple[ReductionPass, ...]
     update: Pass
     returned: tuple[Value, ...] = ()
+
+    def prologue_of(self, work: Pass, graph: Graph) -> tuple[Node, ...]:
+        """The part of the prologue that one pass needs, where each has its own; the update's returns scalars too."""
+        wanted = {*work.captures, *(self.returned if work is self.update else ())}
+        return _slice(graph, wanted - set(graph.inputs))
+
+    @property
+    def trees(self) -> tuple[Node, ...]:
+        """The reductions over the whole tree."""
+        return tuple(n for r in self.reductions for n in r.nodes if is_tree_reduction(n))
+
+    @property
+    def leafwise(self) -> bool:
+        """Whether a pass must know where leaves begin and end."""
+        sized = any(n.op == "size" for each in (*(r.work for r in self.reductions), self.update) for n in each.entry)
+        return sized or bool(self.reductions)
 
     @property
     def coefficients(self) -> tuple[Value, ...]:
@@ -109,10 +126,10 @@ def plan_of(graph: Graph, returned: Sequence[str] = ()) -> Plan:
                 continue
             needed.add(value)
             node = producer.get(value)
-            if node is not None and node.op in REDUCTIONS:
-                reductions.add(value)
-            elif value in host and (node is None or node.op != "constant"):
+            if value in host and (node is None or node.op != "constant"):
                 captures.add(value)
+            elif node is not None and node.op in REDUCTIONS:
+                reductions.add(value)
             elif node is not None:
                 stack.extend(node.operands)
         inside = [n for n in graph.nodes if n.result in needed - captures - reductions]
@@ -143,20 +160,27 @@ def plan_of(graph: Graph, returned: Sequence[str] = ()) -> Plan:
     return Plan(_slice(graph, wanted - inputs), reductions, update, graph.outputs[tensors:])
 
 
+def is_tree_reduction(node: Node) -> bool:
+    """Whether ``node`` reduces all leaves of the tree together."""
+    return node.op in REDUCTIONS and node.attribute == "tree"
+
+
 def _host_scalars(graph: Graph) -> set[Value]:
-    """Scalars that depend on nothing but scalar arguments."""
+    """Scalars that depend on nothing but scalar arguments and reductions over the whole tree."""
     host = {v for v in graph.inputs if v.kind == "scalar"}
     for node in graph.nodes:
-        if node.result.kind == "scalar" and node.op not in REDUCTIONS and node.op != "size":
+        if is_tree_reduction(node):
+            host.add(node.result)
+        elif node.result.kind == "scalar" and node.op not in REDUCTIONS and node.op != "size":
             if all(v in host for v in node.operands):
                 host.add(node.result)
     return host
 
 
 def _slice(graph: Graph, wanted: set[Value]) -> tuple[Node, ...]:
-    """The nodes that ``wanted`` depends on, in order."""
+    """The nodes that ``wanted`` depends on, in order; reductions over the tree are given."""
     needed = set(wanted)
     for node in reversed(graph.nodes):
-        if node.result in needed:
+        if node.result in needed and not is_tree_reduction(node):
             needed.update(node.operands)
-    return tuple(n for n in graph.nodes if n.result in needed)
+    return tuple(n for n in graph.nodes if n.result in needed and not is_tree_reduction(n))

@@ -11,7 +11,7 @@ from optgen.dtypes import SIZES
 from optgen.errors import DeviceError, HyperparameterError, LeafError
 from optgen.hyper import part
 from optgen.runtime import memory
-from optgen.runtime.execute import Call, RowsCall, prepare
+from optgen.runtime.execute import Call, prepare, run_together
 from optgen.runtime.tree import is_tree
 
 if TYPE_CHECKING:
@@ -77,8 +77,7 @@ class BoundStep:
                 if leaf.kind == "torch" and o.role != "input"
             ]
             groups.setdefault(work.kernel.name, (work.kernel, []))[1].append(work.arrays)
-        elements = sum(work.arrays[0].size for work in works)
-        device = optimizer.device_for(elements)
+        device = optimizer.device
         self._calls = [
             _Prepared(kernel, prepare(device, *optimizer.module(kernel, device), kernel, leaves))
             for kernel, leaves in groups.values()
@@ -112,8 +111,10 @@ class BoundStep:
                 each.scalars[each.step_at] = float(count)
             for position, name in each.state_at:
                 each.scalars[position] = self._optimizer.scalar(self.state, name)
-        for each in self._calls:
-            each.call.run(each.scalars)
+        if len(self._calls) == 1:
+            self._calls[0].call.run(self._calls[0].scalars)
+        else:
+            run_together([each.call for each in self._calls], [each.scalars for each in self._calls])
         if self._optimizer.manifest.scalars:
             self.state.update(scalar_state(each.call for each in self._calls))
         if self._tensors:
@@ -127,7 +128,7 @@ class BoundStep:
             Whether it could: a module that does not work in place in the arrays' own memory needs them.
         """
         calls = [each.call for each in self._calls]
-        if not all(isinstance(call, RowsCall) and call.trusted for call in calls):
+        if not all(call.trusted for call in calls):
             return False
         for each in self._calls:
             each.call.arrays = ()

@@ -12,17 +12,28 @@ from typing import Any
 
 import numpy as np
 
+from optgen import host
 from optgen.artifact import KernelInfo
 from optgen.dtypes import SIZES
 from optgen.errors import DeviceError
 
-#: The kind of module that a driver runs.
-BACKENDS = {"local-sync": "cpu", "local-task": "cpu", "vulkan": "vulkan", "cuda": "cuda", "hip": "rocm"}
+#: The kind of module that a driver runs. ``cpu`` is the calling thread and, where there is much to do, a pool of
+#: workers beside it; ``cpu-workers`` is that pool.
+BACKENDS = {
+    "local-sync": "cpu", "local-task": "cpu", "vulkan": "vulkan", "cuda": "cuda", "hip": "rocm",
+    "cpu": "cpu", "cpu-workers": "cpu",
+}  # fmt: skip
 
-#: Elements in one call from which the worker threads of local-task repay their start. They sleep between calls, and
-#: waking two of them and then the caller takes 100 to 200 us on a virtual machine: AdamW on 1M elements in f32
-#: arithmetic takes 180 us on one thread, and on two anything from 120 to 560.
-THREADS_FROM = 1_500_000
+#: Elements in one call from which it is shared with the workers of ``cpu``. They begin within 50 us of the call where
+#: they sleep, and at once where the last call is not long ago.
+SHARED_FROM = 200_000
+
+#: Elements in one call from which the worker threads of local-task repay their start, for modules that cannot be
+#: shared. Waking two of them and then the caller takes 100 to 200 us on a virtual machine.
+TASKS_FROM = 1_500_000
+
+#: Microseconds for which workers look for the next call before they sleep, as OpenMP's do.
+_SPIN = 200
 
 # What Vulkan asks of host memory that it maps; no device asks for more than a page.
 _PAGE = 4096
@@ -52,12 +63,16 @@ class Device:
         uri: the name it was asked for by.
         backend: ``cpu``, ``vulkan`` or ``cuda``: which modules it runs.
         description: the driver's name for it.
+        threads: for a pool of workers, how many.
+        inline: whether a call's work is done when the call returns.
     """
 
-    def __init__(self, uri: str, hal: Any, description: str) -> None:
+    def __init__(self, uri: str, hal: Any, description: str, threads: int = 0) -> None:
         import iree.runtime as rt
 
         self.uri = uri
+        self.threads = threads
+        self.inline = uri in ("cpu", "local-sync")
         self.backend = BACKENDS[uri.partition("://")[0]]
         self.description = description
         self.hal = hal
@@ -118,10 +133,16 @@ class Device:
         )
         return Binding(self._view(buffer, shape, dtype), buffer, array, True)
 
-    def span(self, memory: memoryview, count: int, dtype: str) -> tuple[Any, Any]:
-        """A view of ``count`` elements over ``memory`` of this process, for CPUs, and the buffer that it needs."""
+    def span(self, memory: memoryview, shape: Sequence[int], dtype: str) -> tuple[Any, Any]:
+        """A view over ``memory`` of this process, for CPUs, and the buffer that it needs."""
         buffer = self.hal.allocator.import_host_allocation(memory, self._host_memory, self._mapped_usage)
-        return self._view(buffer, [count], dtype), buffer
+        return self._view(buffer, shape, dtype), buffer
+
+    def workers(self, elements: int) -> Device | None:
+        """The pool of threads to share a call on so many elements with, where there is one and it pays."""
+        if self.uri != "cpu" or elements < SHARED_FROM or host.threads() < 2:
+            return None
+        return get_device("cpu-workers")
 
     def _can_import(self, array: np.ndarray) -> bool:
         address = array.ctypes.data
@@ -191,9 +212,13 @@ def get_device(uri: str) -> Device:
             return _devices[uri]
         driver = uri.partition("://")[0]
         if driver not in BACKENDS:
-            raise DeviceError(f"unknown device {uri!r}; the devices are {', '.join(BACKENDS)}")
+            known = ", ".join(name for name in BACKENDS if name != "cpu-workers")
+            raise DeviceError(f"unknown device {uri!r}; the devices are {known}")
         import iree.runtime as rt
 
+        if uri in ("cpu", "cpu-workers"):
+            _devices[uri] = _make_cpu(uri)
+            return _devices[uri]
         try:
             hal = rt.get_device(uri, cache=False)
         except (RuntimeError, ValueError, KeyError) as error:
@@ -204,11 +229,27 @@ def get_device(uri: str) -> Device:
         return _devices[uri]
 
 
-def device_for(name: str, elements: int) -> Device:
-    """The device of that name, where ``cpu`` means one thread or all of them, by the number of elements of a call."""
-    if name == "cpu":
-        name = "local-task" if elements >= THREADS_FROM and (os.cpu_count() or 1) > 1 else "local-sync"
-    return get_device(name)
+def _make_cpu(uri: str) -> Device:
+    import iree.runtime as rt
+
+    if uri == "cpu":
+        return Device(uri, rt.get_device("local-sync", cache=False), "this machine's processor")
+    count = host.threads() - 1
+    # The driver reads its flags when it is made, and is then kept: one of our own, between two clearings. What was
+    # set before cannot be read, so the flags go back to what local-task takes by default.
+    rt._binding.clear_hal_driver_cache()
+    rt.flags.parse_flags(f"--task_topology_group_count={count}", f"--task_worker_spin_us={_SPIN}")
+    try:
+        return Device(uri, rt.get_device("local-task", cache=False), "worker threads", count)
+    finally:
+        rt._binding.clear_hal_driver_cache()
+        configured = host.configured_threads() or 0
+        rt.flags.parse_flags(f"--task_topology_group_count={configured}", "--task_worker_spin_us=0")
+
+
+def tasks_pay(elements: int) -> bool:
+    """Whether a call on so many elements that cannot be shared is better made on local-task."""
+    return elements >= TASKS_FROM and host.threads() > 1
 
 
 def list_devices(driver: str | None = None) -> list[tuple[str, str]]:

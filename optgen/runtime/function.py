@@ -11,7 +11,7 @@ from optgen.artifact.function import FunctionBundle, FunctionManifest, read_func
 from optgen.dtypes import element_name, numpy_dtype, storage_dtype
 from optgen.errors import LeafError, TreeError
 from optgen.runtime import memory
-from optgen.runtime.device import Device, device_for
+from optgen.runtime.device import Device, get_device, tasks_pay
 from optgen.runtime.module import LoadedModule, check_runtime
 from optgen.runtime.select import choose
 from optgen.runtime.tree import show, walk
@@ -112,7 +112,9 @@ class CompiledFunction:
         return arrays
 
     def _device(self) -> Device:
-        return device_for(self.device_name, self._elements)
+        if self.device_name == "cpu":
+            return get_device("local-task" if tasks_pay(self._elements) else "local-sync")
+        return get_device(self.device_name)
 
     def _loaded(self) -> LoadedModule:
         if self._module is None or not self._module.usable:

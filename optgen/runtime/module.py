@@ -51,10 +51,27 @@ class LoadedModule:
         except (RuntimeError, ValueError) as error:
             reason = str(error).splitlines()[0][:200]
             raise BundleError(f"{label} cannot be loaded by iree-base-runtime {_installed()}: {reason}") from error
-        function = module.lookup_function(entry)
+        self._module, self._data, self._entry = module, data, entry
+        self._functions: dict[str, Any] = {}
+        self._elsewhere: dict[str, LoadedModule] = {}
+        self._function(entry)
+
+    def _function(self, entry: str) -> Any:
+        function = self._functions.get(entry)
         if function is None:
-            raise BundleError(f"{label} has no entry point '{entry}'")
-        self._function = function
+            function = self._functions[entry] = self._module.lookup_function(entry)
+        if function is None:
+            raise BundleError(f"{self.label} has no entry point '{entry}'")
+        return function
+
+    def on(self, device: Device) -> LoadedModule:
+        """The same module on another device of the same kind."""
+        if device is self.device:
+            return self
+        found = self._elsewhere.get(device.uri)
+        if found is None or found.device is not device:
+            found = self._elsewhere[device.uri] = LoadedModule(device, self._data, self.label, self._entry)
+        return found
 
     @property
     def usable(self) -> bool:
@@ -66,15 +83,17 @@ class LoadedModule:
         """The ``iree.runtime`` package."""
         return self._rt
 
-    def invoke(self, arguments: Any, outputs: Any) -> None:
-        """Calls the entry point.
+    def invoke(self, arguments: Any, outputs: Any, entry: str = "") -> None:
+        """Calls an entry point.
 
         Args:
             arguments: a VmVariantList of what it takes.
             outputs: an empty one, which gets what it returns.
+            entry: its name; by default the one that it was loaded for.
         """
+        function = self._functions.get(entry) or self._function(entry or self._entry)
         with self._lock:
-            self._context.invoke(self._function, arguments, outputs)
+            self._context.invoke(function, arguments, outputs)
 
     def call(self, arguments: Sequence[Binding], results: int) -> list[Any]:
         """Calls a function of tensors.

@@ -17,8 +17,8 @@ from optgen.errors import HyperparameterError, LeafError, TreeError
 from optgen.hyper import Hyper, part
 from optgen.runtime import memory
 from optgen.runtime.bound import BoundStep, scalar_state
-from optgen.runtime.device import Device, device_for
-from optgen.runtime.execute import prepare
+from optgen.runtime.device import Device, get_device
+from optgen.runtime.execute import prepare, run_together
 from optgen.runtime.memory import Leaf
 from optgen.runtime.module import LoadedModule, check_runtime
 from optgen.runtime.recall import Recalled
@@ -95,7 +95,7 @@ class Optimizer:
             self.device_name = device
             return
         self.device_name = device
-        choose(self._kernels[0], self.device_for(0))  # a device asked for by name: fail now, not at a step
+        choose(self._kernels[0], self.device)  # a device asked for by name: fail now, not at a step
 
     @property
     def manifest(self) -> Manifest:
@@ -466,22 +466,21 @@ class Optimizer:
 
     def _run(self, works: Sequence[Work]) -> dict[str, float]:
         """Updates the leaves. Returns the new scalar state."""
-        elements = sum(work.arrays[0].size for work in works)
-        device = self.device_for(elements)
+        device = self.device
         groups: dict[tuple[str, tuple[float, ...]], list[Work]] = {}
         for work in works:
             groups.setdefault((work.kernel.name, work.scalars), []).append(work)
         calls = []
-        for (_, scalars), group in groups.items():
+        for group in groups.values():
             kernel = group[0].kernel
-            info, module = self.module(kernel, device)
-            calls.append(prepare(device, info, module, kernel, [work.arrays for work in group]))
-            calls[-1].run(scalars)
+            calls.append(prepare(device, *self.module(kernel, device), kernel, [work.arrays for work in group]))
+        run_together(calls, [scalars for _, scalars in groups])
         return scalar_state(calls)
 
-    def device_for(self, elements: int) -> Device:
-        """The device for a call on that many elements."""
-        return device_for(self.device_name, elements)
+    @property
+    def device(self) -> Device:
+        """What it runs on."""
+        return get_device(self.device_name)
 
     def module(self, kernel: KernelInfo, device: Device) -> tuple[ModuleInfo, LoadedModule]:
         """The module of ``kernel`` for ``device``, loaded."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from optgen import host
 from optgen.dtypes import SIZES
 from optgen.errors import UnknownTargetError, UnsupportedTargetError
-from optgen.lower.emit import Style
+from optgen.lower.style import Style
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -82,11 +83,14 @@ class BoundStep:
             _Prepared(kernel, prepare(device, *optimizer.module(kernel, device), kernel, leaves))
             for kernel, leaves in groups.values()
         ]
+        self._only = self._calls[0] if len(self._calls) == 1 else None
+        self._keeps_scalars = bool(optimizer.manifest.scalars)
+        self._process = os.getpid()
 
     @property
     def usable(self) -> bool:
         """False in a process that was forked from the one that made it."""
-        return all(each.call.module.usable for each in self._calls)
+        return self._process == os.getpid()
 
     def step(self, **hypers: Any) -> None:
         """One update, in place.
@@ -98,24 +102,29 @@ class BoundStep:
             HyperparameterError: if one is unknown, missing, NaN or out of its range. Nothing has been changed then.
             DeviceError: in a process that was forked from the one that bound it.
         """
-        if not self.usable:
+        if self._process != os.getpid():
             raise DeviceError("a bound step does not survive a fork: bind again in the child")
-        # Arrays and tensors may hold another number by now, and be equal to themselves all the same.
-        plain = all(type(value) is float or type(value) is int for value in hypers.values())
-        if not plain or hypers != self._given:
-            self._set(hypers)
-            self._given = dict(hypers) if plain else None
+        for value in hypers.values():
+            # Arrays and tensors may hold another number by now, and be equal to themselves all the same.
+            if type(value) is not float and type(value) is not int:
+                self._set(hypers)
+                self._given = None
+                break
+        else:
+            if hypers != self._given:
+                self._set(hypers)
+                self._given = dict(hypers)
         count = int(self.state["step"]) + 1
         for each in self._calls:
             if each.step_at is not None:
                 each.scalars[each.step_at] = float(count)
             for position, name in each.state_at:
                 each.scalars[position] = self._optimizer.scalar(self.state, name)
-        if len(self._calls) == 1:
-            self._calls[0].call.run(self._calls[0].scalars)
+        if self._only is not None:
+            self._only.call.run(self._only.scalars)
         else:
             run_together([each.call for each in self._calls], [each.scalars for each in self._calls])
-        if self._optimizer.manifest.scalars:
+        if self._keeps_scalars:
             self.state.update(scalar_state(each.call for each in self._calls))
         if self._tensors:
             memory.bump_versions(self._tensors)

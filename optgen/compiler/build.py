@@ -5,14 +5,15 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from importlib.metadata import version
 
 from optgen._version import __version__
-from optgen.artifact import Bundle, KernelInfo, LeafInfo, Manifest, ModuleInfo, OperandInfo, ReductionInfo
+from optgen.artifact import Bundle, KernelInfo, LeafInfo, Manifest, ModuleInfo, OperandInfo, ProbeCase, ReductionInfo
 from optgen.compiler.driver import compile_mlir, compiler_version
 from optgen.compiler.probes import make_probes
 from optgen.dsl.trace import import_jax
-from optgen.dsl.variant import Dtypes, Variant
+from optgen.dsl.variant import Dtypes, KernelSpec, Variant
 from optgen.errors import UnsupportedTargetError
 from optgen.lower import Kernel, lower
 from optgen.lower.emit import alignment
@@ -65,10 +66,10 @@ def build_bundle(
     kernels = []
     for each in dict.fromkeys(dtypes):
         spec = variant.kernel(each)
-        shapes = None if layout is None else [leaf.shape for leaf in layout if leaf.dtype == each.param]
-        for kernel in lower(spec, shapes):
-            fixed_layout |= not kernel.in_place
-            kernels.append(_build_kernel(kernel, targets, files, skip_unsupported, progress, use_cache))
+        shapes = None if layout is None else tuple(leaf.shape for leaf in layout if leaf.dtype == each.param)
+        for lowered in (_lowered if use_cache else _lowered.__wrapped__)(spec, shapes):
+            fixed_layout |= not lowered[0].in_place
+            kernels.append(_build_kernel(*lowered, targets, files, skip_unsupported, progress, use_cache))
     rule = variant.rule
     manifest = Manifest(
         rule=rule.name,
@@ -100,8 +101,19 @@ def build_bundle(
     return Bundle.of(manifest, files)
 
 
+@lru_cache(maxsize=64)
+def _lowered(
+    spec: KernelSpec, shapes: tuple[tuple[int, ...], ...] | None
+) -> tuple[tuple[Kernel, bytes, tuple[ProbeCase, ...]], ...]:
+    """The kernels of a rule and their probes. As under ``jax.jit``, the same function is not traced again: what it
+    reads of its surroundings is what it read the first time."""
+    return tuple((kernel, *make_probes(kernel)) for kernel in lower(spec, shapes))
+
+
 def _build_kernel(
     kernel: Kernel,
+    probes: bytes,
+    cases: tuple[ProbeCase, ...],
     targets: Sequence[Target],
     files: dict[str, bytes],
     skip_unsupported: bool,
@@ -139,7 +151,6 @@ def _build_kernel(
         )
         if progress:
             progress(name, target.name, len(data))
-    probes, cases = make_probes(kernel)
     files[f"probes/{name}.npz"] = probes
     files[f"stablehlo/{name}.mlir"] = kernel.stablehlo.encode()
     return KernelInfo(

@@ -74,6 +74,9 @@ class Rule:
     scalars: Mapping[str, float] = field(default_factory=dict)
     needs: Mapping[str, str] = field(default_factory=dict)
 
+    def __hash__(self) -> int:
+        return hash((self.name, self.convention, self.function))
+
     @property
     def doc(self) -> str:
         """The docstring of the function: formula and explanation."""

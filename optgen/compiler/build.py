@@ -10,7 +10,7 @@ from importlib.metadata import version
 
 from optgen._version import __version__
 from optgen.artifact import Bundle, KernelInfo, LeafInfo, Manifest, ModuleInfo, OperandInfo, ProbeCase, ReductionInfo
-from optgen.compiler.driver import compile_mlir, compiler_version
+from optgen.compiler.driver import compile_and_watch, compiler_version
 from optgen.compiler.probes import make_probes
 from optgen.dsl.trace import import_jax
 from optgen.dsl.variant import Dtypes, KernelSpec, Variant
@@ -186,9 +186,7 @@ def flags_for(kernel: Kernel, target: Target) -> tuple[str, ...]:
 
 def compile_kernel(kernel: Kernel, target: Target, *, use_cache: bool = True) -> tuple[bytes, int]:
     """One module, and the number of copies of leaves that the compiler put into it (0 proves it in place)."""
-    mlir, flags = kernel.mlir(target.style), flags_for(kernel, target)
-    module = compile_mlir(mlir, flags, use_cache=use_cache)
-    stream = compile_mlir(mlir, [*flags, "--compile-to=stream"], use_cache=use_cache).decode()
+    module, stream = compile_and_watch(kernel.mlir(target.style), flags_for(kernel, target), use_cache=use_cache)
     return module, count_copies(stream)
 
 

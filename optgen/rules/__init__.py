@@ -67,8 +67,16 @@ SAME: dict[tuple[str, str], str] = {
     ("adadelta", "optax"): "torch",
 }
 
+#: Rules that relate elements to one another, and are compiled for the shapes of given leaves.
+OUT_OF_PLACE = ("muon",)
+
 #: Which convention is meant where none is named: the first of these that the rule has.
 PREFERRED = ("torch", "optax", "keras", "ivy")
+
+
+def rule_names() -> list[str]:
+    """The names of all rules."""
+    return list(_FILES)
 
 
 def conventions(name: str) -> list[str]:

@@ -41,6 +41,8 @@ class Limit(Peer):
     def __init__(self, data: Data, threads: int) -> None:
         case = data.case
         rule = case.rule
+        if rule.again and case.dtype != "f32":
+            raise AbsentError("rules with norms are written for f32 alone")
         name = "adam" if rule.name == "adamw" else rule.name.replace("-", "_")
         self._kernel = _library()[f"{name}_{case.dtype}"]
         self._data, self._threads, self._count = data, threads, 0

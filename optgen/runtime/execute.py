@@ -34,6 +34,26 @@ class ListCall(Call):
     def run(self, scalars: Sequence[float]) -> bool:
         """As :meth:`Call.run`."""
         self._bind()
+        lists = self.launch(scalars)
+        reads, moved = [], False
+        for i in self.results:
+            for j, (binding, leaf) in enumerate(zip(self.bindings[i], self.arrays, strict=True)):
+                view = lists[i].get_as_object(j, self.module.runtime.HalBufferView)
+                same = self.same(binding, view)
+                moved |= not same
+                if binding.staged or not same:
+                    reads.append((view, leaf[i]))
+        self.device.read_all(reads)
+        return not moved
+
+    def launch(self, scalars: Sequence[float]) -> list[Any]:
+        """Updates what is on the device, and leaves it there.
+
+        Returns:
+            For each operand, the list of its views.
+        """
+        if not self.bindings:
+            self._bind()
         rt = self.module.runtime
         lists = []
         arguments = rt.VmVariantList(len(self.bindings) + len(scalars))
@@ -48,16 +68,7 @@ class ListCall(Call):
         outputs = rt.VmVariantList(1 + len(self.kernel.returned))
         self.module.invoke(arguments, outputs)
         self.returned = [float(outputs.get_variant(1 + i)) for i in range(len(self.kernel.returned))]
-        reads, moved = [], False
-        for i in self.results:
-            for j, (binding, leaf) in enumerate(zip(self.bindings[i], self.arrays, strict=True)):
-                view = lists[i].get_as_object(j, rt.HalBufferView)
-                same = self.same(binding, view)
-                moved |= not same
-                if binding.staged or not same:
-                    reads.append((view, leaf[i]))
-        self.device.read_all(reads)
-        return not moved
+        return lists
 
     def same(self, binding: Binding, view: Any) -> bool:
         """Whether ``view`` is the memory of ``binding``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -90,6 +91,12 @@ def optimizer_for(case: Case, threads: int, *, fast: bool) -> Any:
     if key not in _compiled:
         _compiled[key] = _compile(case, "local-sync" if threads == 1 else "cpu", fast)
     return _compiled[key]
+
+
+def forget() -> None:
+    """Lets go of all optimizers."""
+    _compiled.clear()
+    gc.collect()
 
 
 def _compile(case: Case, device: str, fast: bool) -> Any:

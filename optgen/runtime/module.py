@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import threading
 from collections.abc import Sequence
@@ -20,6 +21,12 @@ def _vm_instance() -> Any:
 
         _instance = rt.VmInstance()
     return _instance
+
+
+@atexit.register
+def _release() -> None:
+    global _instance
+    _instance = None
 
 
 class LoadedModule:

@@ -49,8 +49,9 @@ def _family(file: str) -> dict[tuple[str, str], Rule]:
 
 @cache
 def _all() -> dict[tuple[str, str], Rule]:
-    files = dict.fromkeys(file for files in _FILES.values() for file in files.split())
-    return {key: rule for file in files for key, rule in _family(file).items()}
+    found = {key: rule for files in _FILES.values() for file in files.split() for key, rule in _family(file).items()}
+    names = list(_FILES)
+    return dict(sorted(found.items(), key=lambda item: (names.index(item[0][0]), PREFERRED.index(item[0][1]))))
 
 
 def __getattr__(name: str) -> Any:

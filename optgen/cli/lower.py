@@ -65,7 +65,11 @@ def lower_command(
     kernel = lower(variant.kernel(dtypes), shapes)[0]
     if emit in (Stage.kernel, Stage.stream, Stage.asm):
         reduces = kernel.plan is not None and bool(kernel.plan.reductions)
-        chosen.check([operand.dtype for operand in kernel.spec.operands], reduces=reduces, elementwise=kernel.in_place)
+        trees = kernel.plan is not None and bool(kernel.plan.trees)
+        chosen.check(
+            [operand.dtype for operand in kernel.spec.operands],
+            reduces=reduces, elementwise=kernel.in_place, over_tree=trees,
+        )  # fmt: skip
     text = _emit(kernel, emit, chosen)
     if not text.endswith("\n"):
         text += "\n"

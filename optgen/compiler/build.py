@@ -112,10 +112,11 @@ def _build_kernel(
     name = spec.dtypes.name + ("" if kernel.shape is None else "-" + "x".join(map(str, kernel.shape or (1,))))
     used = tuple(dict.fromkeys(o.dtype for o in spec.operands))
     reduces = kernel.plan is not None and bool(kernel.plan.reductions)
+    trees = kernel.plan is not None and bool(kernel.plan.trees)
     modules = []
     for target in targets:
         try:
-            target.check(used, reduces=reduces, elementwise=kernel.in_place)
+            target.check(used, reduces=reduces, elementwise=kernel.in_place, over_tree=trees)
         except UnsupportedTargetError:
             if skip_unsupported:
                 continue

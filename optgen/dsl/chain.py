@@ -63,7 +63,8 @@ def chain(*parts: Part | PartKind | Rule | str, lr: Schedule | float | None = No
     name = "+".join(p.name for p in found)
     composed = _compose(rule, levels, scheduled)
     composed.__doc__ = "\n\n".join(
-        f"{each.name}: {each.doc}" for each in (rule, *(x.rule for x in levels), *([scheduled.rule] if scheduled else []))
+        f"{each.name}: {each.doc}"
+        for each in (rule, *(x.rule for x in levels), *([scheduled.rule] if scheduled else []))
     )
     first = before[0][0] if before else None
     accumulation = rule.accumulation
@@ -81,7 +82,11 @@ def chain(*parts: Part | PartKind | Rule | str, lr: Schedule | float | None = No
         hypers=hypers,
         flags={
             **rule.flags,
-            **{each.names[n]: v for each in (*levels, *([scheduled] if scheduled else [])) for n, v in each.rule.flags.items()},
+            **{
+                each.names[n]: v
+                for each in (*levels, *([scheduled] if scheduled else []))
+                for n, v in each.rule.flags.items()
+            },
         },
         optional=optional,
         needs=needs,
@@ -215,9 +220,7 @@ def _compose(rule: Rule, levels: list[_Level], scheduled: _Level | None) -> Any:
                 tuple(t for each in states[:depth] for t in each if t is not None),
                 tuple(n for each in numbers[:depth] for n in each),
             )
-            made = level.rule.function(
-                Update(inner, old), w, g, *states[depth], **level.keywords(given, shared)
-            )
+            made = level.rule.function(Update(inner, old), w, g, *states[depth], **level.keywords(given, shared))
             new, *mine = made if isinstance(made, tuple) else (made,)
             if not isinstance(new, New):
                 raise RuleError(f"'{level.rule.name}' must return what its update did, then its own state")

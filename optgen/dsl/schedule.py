@@ -47,13 +47,17 @@ class ScheduleKind:
         """
         names = [h.name for h in self.rule.hypers if h.name not in ("step", "lr_scale")]
         if len(numbers) > len(names):
-            raise HyperparameterError(f"'{self.rule.name}' must be given at most {len(names)} numbers (got {len(numbers)})")
+            raise HyperparameterError(
+                f"'{self.rule.name}' must be given at most {len(names)} numbers (got {len(numbers)})"
+            )
         given = {**dict(zip(names, numbers, strict=False)), **named}
         if twice := [n for n in names[: len(numbers)] if n in named]:
             raise HyperparameterError(f"'{twice[0]}' of '{self.rule.name}' must be given once")
         for name in given:
             if name not in names:
-                raise HyperparameterError(f"'{self.rule.name}' has no hyperparameter '{name}' (it has {', '.join(names)})")
+                raise HyperparameterError(
+                    f"'{self.rule.name}' has no hyperparameter '{name}' (it has {', '.join(names)})"
+                )
         hypers = tuple(
             dataclasses.replace(h, default=h.check(given[h.name])) if h.name in given else h for h in self.rule.hypers
         )

@@ -98,7 +98,7 @@ def lower(spec: KernelSpec, shapes: Sequence[tuple[int, ...]] | None = None) -> 
                 raise LoweringError(
                     f"rule '{spec.variant.rule.name}' reduces the whole tree and must run in place (it cannot: "
                     f"{reason}): out of place, each leaf would be reduced for itself"
-                )
+                ) from error
             kernels.append(Kernel(spec, text, False, reason, shape))
         return tuple(kernels)
     return (Kernel(spec, trace(spec, PLACEHOLDERS[0]), True, graph=graph, plan=plan_of(graph, spec.returned)),)

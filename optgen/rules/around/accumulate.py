@@ -29,7 +29,7 @@ def accumulate(update: Any, w: Any, g: Any, grad_mean: Any, *, every: Any, micro
     .. math::
         a' = a + \frac{g - a}{n + 1}
 
-    Steps that do not update run a kernel of their own, which touches neither params nor any other state. ``step`` counts
-    updates; ``micro`` says how many grads are in the mean.
+    Steps that do not update run a kernel of their own, which touches neither params nor any other state. ``step``
+    counts updates; ``micro`` says how many grads are in the mean.
     """
     return update(w, _mean(grad_mean, g, micro)), zeros_like(grad_mean), 0.0 * micro

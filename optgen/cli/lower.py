@@ -27,7 +27,9 @@ class Stage(StrEnum):
 
 
 def lower_command(
-    rule: Annotated[str, typer.Argument(help="A rule's name, or my_rules.py:my_rule.")],
+    rule: Annotated[
+        str, typer.Argument(help="A rule's name, my_rules.py:my_rule, or a chain: 'clip_by_global_norm + adamw + ema'.")
+    ],
     emit: Annotated[
         Stage,
         typer.Option(

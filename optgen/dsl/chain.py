@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from optgen.dsl.around import SHARED, New, Part, PartKind, Update
 from optgen.dsl.rule import Accumulation, Rule, StateSlot
 from optgen.dsl.schedule import Schedule
-from optgen.errors import HyperparameterError, RuleError
+from optgen.errors import HyperparameterError, RuleError, UnknownRuleError
 from optgen.hyper import Hyper
 
 
@@ -61,11 +61,9 @@ def chain(*parts: Part | PartKind | Rule | str, lr: Schedule | float | None = No
     if (late := next((p for p, _ in (*before[1:], *after) if p.outermost), None)) is not None:
         raise RuleError(f"'{late.name}' must be the first part of a chain")
     name = "+".join(p.name for p in found)
+    everything = [*levels, *([scheduled] if scheduled else [])]
     composed = _compose(rule, levels, scheduled)
-    composed.__doc__ = "\n\n".join(
-        f"{each.name}: {each.doc}"
-        for each in (rule, *(x.rule for x in levels), *([scheduled.rule] if scheduled else []))
-    )
+    composed.__doc__ = "\n\n".join(f"{each.name}: {each.doc}" for each in (rule, *(x.rule for x in everything)))
     first = before[0][0] if before else None
     accumulation = rule.accumulation
     if first is not None and first.micro is not None:
@@ -73,21 +71,14 @@ def chain(*parts: Part | PartKind | Rule | str, lr: Schedule | float | None = No
         accumulation = Accumulation(
             first.micro, own.state[0].name, own.names[next(iter(own.rule.scalars))], own.names["every"]
         )
-    hypers, optional, needs = _hypers(rule, [*levels, *([scheduled] if scheduled else [])], lr)
+    hypers, optional, needs = _hypers(rule, everything, lr)
     return dataclasses.replace(
         rule,
         name=name,
         function=composed,
         state=(*rule.state, *(slot for level in levels for slot in level.state)),
         hypers=hypers,
-        flags={
-            **rule.flags,
-            **{
-                each.names[n]: v
-                for each in (*levels, *([scheduled] if scheduled else []))
-                for n, v in each.rule.flags.items()
-            },
-        },
+        flags={**rule.flags, **{each.names[n]: v for each in everything for n, v in each.rule.flags.items()}},
         optional=optional,
         needs=needs,
         scalars={**rule.scalars, **{level.names[n]: v for level in levels for n, v in level.rule.scalars.items()}},
@@ -237,14 +228,18 @@ def _split(values: tuple[Any, ...], last: int) -> tuple[tuple[Any, ...], tuple[A
     return values[: len(values) - last], values[len(values) - last :]
 
 
-def parse_chain(text: str, convention: str | None = None) -> Rule:
-    """The chain that ``clip_by_global_norm + adamw + ema`` describes; ``lr=warmup_cosine`` among its terms is one.
+def parse_chain(text: str, find: Callable[[str], Rule]) -> Rule:
+    """The chain that ``clip_by_global_norm + adamw + ema`` describes, without numbers.
+
+    Args:
+        text: names of parts and of a rule, with plus signs between. ``lr=warmup_cosine`` among them is the schedule.
+        find: gives the rule of a name.
 
     Raises:
         RuleError, UnknownRuleError: as :func:`chain`.
         HyperparameterError: if there is no such schedule.
     """
-    from optgen.rules import around, get_rule
+    from optgen.rules import around
 
     parts: list[Any] = []
     lr = None
@@ -252,6 +247,8 @@ def parse_chain(text: str, convention: str | None = None) -> Rule:
         name, equals, value = (each.strip() for each in term.partition("="))
         if equals:
             schedule = around.SCHEDULES.get(value)
+            if lr is not None:
+                raise HyperparameterError(f"'lr' must be given once (got {text!r})")
             if name != "lr" or schedule is None:
                 raise HyperparameterError(
                     f"'{term}' must be lr=SCHEDULE, one of {', '.join(around.SCHEDULES)}; give numbers with --set"
@@ -260,5 +257,8 @@ def parse_chain(text: str, convention: str | None = None) -> Rule:
         elif name in around.PARTS:
             parts.append(around.PARTS[name])
         else:
-            parts.append(get_rule(name, convention))
+            try:
+                parts.append(find(term))
+            except UnknownRuleError as error:
+                raise UnknownRuleError(f"{error}; the parts of a chain are {', '.join(around.PARTS)}") from None
     return chain(*parts, lr=lr)

@@ -28,11 +28,10 @@ PARTS: dict[str, Any] = {
     "accumulate": accumulate(),
 }
 
-#: Schedules by name, likewise.
+#: Schedules by name, likewise; a piecewise one has its boundaries' number in its structure.
 SCHEDULES: dict[str, Any] = {
     name: getattr(schedule, name)
     for name in (
         "constant", "linear", "polynomial", "exponential", "cosine", "warmup_cosine", "one_cycle", "inverse_sqrt",
-        "piecewise",
     )
 }  # fmt: skip

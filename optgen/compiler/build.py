@@ -9,7 +9,17 @@ from functools import lru_cache
 from importlib.metadata import version
 
 from optgen._version import __version__
-from optgen.artifact import Bundle, KernelInfo, LeafInfo, Manifest, ModuleInfo, OperandInfo, ProbeCase, ReductionInfo
+from optgen.artifact import (
+    Bundle,
+    KernelInfo,
+    LeafInfo,
+    Manifest,
+    MicroInfo,
+    ModuleInfo,
+    OperandInfo,
+    ProbeCase,
+    ReductionInfo,
+)
 from optgen.compiler.driver import compile_and_watch, compiler_version
 from optgen.compiler.probes import make_probes
 from optgen.dsl.trace import import_jax
@@ -32,6 +42,7 @@ def build_bundle(
     layout: Sequence[LeafInfo] | None = None,
     fixed_layout: bool = False,
     defaults: Mapping[str, float] | None = None,
+    groups: Mapping[str, Mapping[str, float]] | None = None,
     skip_unsupported: bool = False,
     progress: Progress | None = None,
     use_cache: bool = True,
@@ -45,6 +56,7 @@ def build_bundle(
         layout: the leaves of the tree that it is for, where known.
         fixed_layout: refuse trees of any other layout.
         defaults: hyperparameter values that replace the rule's own defaults.
+        groups: hyperparameters by patterns of leaves' paths.
         skip_unsupported: leave out modules for targets that lack a kernel's dtypes, instead of raising.
         progress: told of each module.
         use_cache: whether compiled modules may come from the cache.
@@ -64,13 +76,30 @@ def build_bundle(
     )
     files: dict[str, bytes] = {}
     kernels = []
-    for each in dict.fromkeys(dtypes):
+    common: set[str] = set()
+    dtypes = list(dict.fromkeys(dtypes))
+    for each in dtypes:
         spec = variant.kernel(each)
         shapes = None if layout is None else tuple(leaf.shape for leaf in layout if leaf.dtype == each.param)
         for lowered in (_lowered if use_cache else _lowered.__wrapped__)(spec, shapes):
             fixed_layout |= not lowered[0].in_place
+            common |= _common(lowered[0])
             kernels.append(_build_kernel(*lowered, targets, files, skip_unsupported, progress, use_cache))
     rule = variant.rule
+    micro = None
+    if (steps := rule.accumulation) is not None:
+        made = Variant.of(steps.rule)
+        of_mean = dict.fromkeys(made.dtypes(d.state, d.grad, d.state, d.compute) for d in dtypes)
+        micro = MicroInfo(
+            steps.state,
+            steps.count,
+            steps.every,
+            tuple(
+                _build_kernel(*lowered, targets, files, skip_unsupported, progress, use_cache, "micro-")
+                for each in of_mean
+                for lowered in _lowered(made.kernel(each), None)
+            ),
+        )
     manifest = Manifest(
         rule=rule.name,
         convention=rule.convention,
@@ -97,6 +126,9 @@ def build_bundle(
         },
         init={slot.name: slot.init for slot in variant.slots if slot.init != 0},
         scalars=dict(rule.scalars),
+        common=tuple(h.name for h in hypers if h.name in common and h.kind != "step"),
+        groups={pattern: dict(numbers) for pattern, numbers in (groups or {}).items()},
+        micro=micro,
     )
     return Bundle.of(manifest, files)
 
@@ -119,15 +151,17 @@ def _build_kernel(
     skip_unsupported: bool,
     progress: Progress | None,
     use_cache: bool,
+    prefix: str = "",
 ) -> KernelInfo:
     spec = kernel.spec
-    name = spec.dtypes.name + ("" if kernel.shape is None else "-" + "x".join(map(str, kernel.shape or (1,))))
+    name = prefix + spec.dtypes.name + ("" if kernel.shape is None else "-" + "x".join(map(str, kernel.shape or (1,))))
     used = tuple(dict.fromkeys(o.dtype for o in spec.operands))
     reduces = kernel.plan is not None and bool(kernel.plan.reductions)
+    trees = kernel.plan is not None and bool(kernel.plan.trees)
     modules = []
     for target in targets:
         try:
-            target.check(used, reduces=reduces, elementwise=kernel.in_place)
+            target.check(used, reduces=reduces, elementwise=kernel.in_place, over_tree=trees)
         except UnsupportedTargetError:
             if skip_unsupported:
                 continue
@@ -174,6 +208,19 @@ def _build_kernel(
         leafwise=kernel.plan is not None and kernel.plan.leafwise,
         returned=spec.returned,
     )
+
+
+def _common(kernel: Kernel) -> set[str]:
+    """The hyperparameters that the scalar state of a kernel depends on."""
+    if kernel.plan is None or kernel.graph is None:
+        return set()
+    first = len(kernel.spec.operands)
+    names = dict(zip(kernel.graph.inputs[first:], (s.hyper for s in kernel.spec.scalars), strict=True))
+    needed = set(kernel.plan.returned)
+    for node in reversed(kernel.graph.nodes):
+        if node.result in needed:
+            needed.update(node.operands)
+    return {names[v] for v in needed if v in names and names[v] not in kernel.spec.returned}
 
 
 def flags_for(kernel: Kernel, target: Target) -> tuple[str, ...]:

@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, MutableMapping, Sequence
+from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from optgen.artifact import KernelInfo
-from optgen.dtypes import SIZES
 from optgen.errors import DeviceError, HyperparameterError, LeafError
 from optgen.hyper import part
 from optgen.runtime import memory
-from optgen.runtime.execute import Call, prepare, run_together
+from optgen.runtime.execute import Call, prepare, run_together, scalar_state
+from optgen.runtime.groups import Group
+from optgen.runtime.micro import MicroStep
 from optgen.runtime.tree import is_tree
 
 if TYPE_CHECKING:
     from optgen.runtime.optimizer import Optimizer, Work
 
 
-def scalar_state(calls: Iterable[Call]) -> dict[str, float]:
-    """The scalar state after these calls, from the one with the widest arithmetic; empty where there is none."""
-    widest = max(calls, key=lambda call: SIZES[call.kernel.dtypes["compute"]], default=None)
-    return {} if widest is None else dict(zip(widest.kernel.returned, widest.returned, strict=True))
-
-
 @dataclass
 class _Prepared:
-    """One call of a module: for all leaves that share a kernel.
+    """One call of a module: for all leaves that share a kernel and a group.
 
     Attributes:
         scalars: as they were last pushed.
@@ -37,6 +32,7 @@ class _Prepared:
 
     kernel: KernelInfo
     call: Call
+    group: Group
     scalars: list[float] = field(default_factory=list)
     step_at: int | None = None
     state_at: tuple[tuple[int, str], ...] = ()
@@ -50,6 +46,8 @@ class BoundStep:
 
     Attributes:
         state: the state that it was bound to; each step counts in it.
+        mean_only: where the last step added grads to a mean and did nothing else, the position of that mean among
+            params, inputs and state tensors; else None.
 
     Example:
         >>> import numpy as np, optgen
@@ -66,7 +64,12 @@ class BoundStep:
         self._optimizer = optimizer
         self._given: dict[str, Any] | None = None
         self._tensors = []
-        groups: dict[str, tuple[KernelInfo, list[list[Any]]]] = {}
+        self._means = []
+        manifest = optimizer.manifest
+        mean = manifest.micro.state if manifest.micro else None
+        self.mean_only: int | None = None
+        self._mean_at = [manifest.param, *manifest.inputs, *manifest.state].index(mean) if mean else 0
+        groups: dict[tuple[str, int], tuple[KernelInfo, Group, list[list[Any]]]] = {}
         for work in works:
             for leaf, array in zip(work.leaves, work.arrays, strict=True):
                 if array is not leaf.array:
@@ -77,12 +80,20 @@ class BoundStep:
                 for leaf, o in zip(work.leaves, work.kernel.operands, strict=True)
                 if leaf.kind == "torch" and o.role != "input"
             ]
-            groups.setdefault(work.kernel.name, (work.kernel, []))[1].append(work.arrays)
+            if mean:
+                self._means += [
+                    leaf.owner
+                    for leaf, o in zip(work.leaves, work.kernel.operands, strict=True)
+                    if leaf.kind == "torch" and o.name == mean
+                ]
+            group = optimizer.groups.of(work.path)
+            groups.setdefault((work.kernel.name, group.index), (work.kernel, group, []))[2].append(work.arrays)
         device = optimizer.device
         self._calls = [
-            _Prepared(kernel, prepare(device, *optimizer.module(kernel, device), kernel, leaves))
-            for kernel, leaves in groups.values()
+            _Prepared(kernel, prepare(device, *optimizer.module(kernel, device), kernel, leaves), group)
+            for kernel, group, leaves in groups.values()
         ]
+        self._micro = MicroStep(optimizer, works) if mean else None
         self._only = self._calls[0] if len(self._calls) == 1 else None
         self._keeps_scalars = bool(optimizer.manifest.scalars)
         self._process = os.getpid()
@@ -114,6 +125,13 @@ class BoundStep:
             if hypers != self._given:
                 self._set(hypers)
                 self._given = dict(hypers)
+        if self._micro is not None:
+            self.mean_only = None if self._micro.due(self.state) else self._mean_at
+            if self.mean_only is not None:
+                self._micro.run(self.state)
+                if self._means:
+                    memory.bump_versions(self._means)
+                return
         count = int(self.state["step"]) + 1
         for each in self._calls:
             if each.step_at is not None:
@@ -137,11 +155,18 @@ class BoundStep:
             Whether it could: a module that does not work in place in the arrays' own memory needs them.
         """
         calls = [each.call for each in self._calls]
+        if self._micro is not None:
+            # A step makes some of these calls alone; what the others do is known from earlier steps.
+            calls += self._micro.calls
+            known = self._optimizer.trusted
+            known.update(call.kernel.name for call in calls if call.trusted)
+            for call in calls:
+                call.trusted = call.kernel.name in known
         if not all(call.trusted for call in calls):
             return False
-        for each in self._calls:
-            each.call.arrays = ()
-        self._tensors = []
+        for call in calls:
+            call.arrays = ()
+        self._tensors, self._means = [], []
         return True
 
     def _set(self, hypers: dict[str, Any]) -> None:
@@ -150,9 +175,13 @@ class BoundStep:
         if "step" in hypers:
             raise HyperparameterError("'step' is counted in the state: set state['step'] instead")
         values = self._optimizer.resolve({**hypers, "step": 1} if self._optimizer.counts_steps else hypers)
+        if self._micro is not None:
+            assert self._optimizer.manifest.micro is not None
+            self._micro.every = values[self._optimizer.manifest.micro.every]
         for each in self._calls:
             scalars = each.kernel.scalars
             each.state_at = tuple((i, s.hyper) for i, s in enumerate(scalars) if s.hyper in each.kernel.returned)
-            known = {**values, **self._optimizer.manifest.scalars}
+            own = values if each.group.index == 0 else each.group.values(values)
+            known = {**own, **self._optimizer.manifest.scalars}
             each.scalars = [part(known[s.hyper], s.part) for s in scalars]
             each.step_at = next((i for i, s in enumerate(scalars) if s.hyper == "step"), None)

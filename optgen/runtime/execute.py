@@ -5,12 +5,13 @@ A call is prepared once, with everything that depends on the leaves, and then ru
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from optgen.artifact import KernelInfo, ModuleInfo
+from optgen.dtypes import SIZES
 from optgen.runtime.call import Call as Call
 from optgen.runtime.device import Binding, Device, get_device, tasks_pay
 from optgen.runtime.memory import writable_alias
@@ -115,3 +116,9 @@ def run_together(calls: Sequence[Call], scalars: Sequence[Sequence[float]]) -> b
         totals += [column.total([line[i] for line in found]) for i, column in enumerate(trees)]
     kept = [call.apply([*numbers, *totals]) for call, numbers in zip(staged, scalars, strict=True)]
     return all(kept)
+
+
+def scalar_state(calls: Iterable[Call]) -> dict[str, float]:
+    """The scalar state after these calls, from the one with the widest arithmetic; empty where there is none."""
+    widest = max(calls, key=lambda call: SIZES[call.kernel.dtypes["compute"]], default=None)
+    return {} if widest is None else dict(zip(widest.kernel.returned, widest.returned, strict=True))

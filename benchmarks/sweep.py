@@ -1,7 +1,7 @@
 """Which vector width and row length suit which CPU level: bytes per second of AdamW, measured interleaved.
 
 ``python benchmarks/sweep.py [--out FILE]``; levels that this processor lacks are left out. The winners are in
-``optgen/targets/target.py`` and ``optgen/runtime/execute.py``.
+``optgen/targets/target.py`` and ``optgen/runtime/rows.py``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from optgen.dsl import Dtypes, Variant
 from optgen.hyper import part
 from optgen.lower import Style
 from optgen.rules import get_rule
-from optgen.runtime import Optimizer, execute, get_device, memory
+from optgen.runtime import Optimizer, execute, get_device, memory, rows
 from optgen.targets import get_target
 
 SIZES = (65_536, 1 << 20, 1 << 24)
@@ -33,13 +33,13 @@ def call_for(level: str, width: int, dtypes: Dtypes, size: int, row: int) -> Cal
     target = dataclasses.replace(get_target(f"cpu:{level}"), style=Style(vector=width))
     opt = Optimizer(build_bundle(Variant.of(get_rule("adamw")), [dtypes], [target]))
     kernel = opt.manifest.kernels[0]
-    device = get_device("local-sync" if size <= 65_536 else "local-task")
+    device = get_device("cpu")
     arrays = []
     for operand in kernel.operands:
         array = memory.empty((size,), operand.dtype)
         array.view(np.uint8)[:] = 0
         arrays.append(array)
-    execute.ROW = row
+    rows.ROW = row
     call = execute.prepare(device, *opt.module(kernel, device), kernel, [arrays])
     scalars = [part(HYPERS[s.hyper], s.part) for s in kernel.scalars]
     return lambda: call.run(scalars) and None

@@ -27,9 +27,20 @@ if TYPE_CHECKING:
     from optgen.artifact import write_bundle as write_bundle
     from optgen.compiler import compile as compile
     from optgen.dsl import Rule as Rule
+    from optgen.dsl import chain as chain
     from optgen.dsl import rule as rule
     from optgen.errors import OptgenError as OptgenError
     from optgen.rules import get_rule as get_rule
+    from optgen.rules.around import accumulate as accumulate
+    from optgen.rules.around import add_decayed_weights as add_decayed_weights
+    from optgen.rules.around import clip_by_global_norm as clip_by_global_norm
+    from optgen.rules.around import clip_by_norm as clip_by_norm
+    from optgen.rules.around import clip_by_value as clip_by_value
+    from optgen.rules.around import ema as ema
+    from optgen.rules.around import polyak as polyak
+    from optgen.rules.around import scale_by_loss as scale_by_loss
+    from optgen.rules.around import schedule as schedule
+    from optgen.rules.around import skip_not_finite as skip_not_finite
     from optgen.runtime import Optimizer as Optimizer
     from optgen.runtime import list_devices as list_devices
     from optgen.runtime import load as load
@@ -42,9 +53,13 @@ _HOMES = {
     ),
     "optgen.artifact": ("Bundle", "read_bundle", "write_bundle"),
     "optgen.compiler": ("compile",),
-    "optgen.dsl": ("Rule", "rule"),
+    "optgen.dsl": ("Rule", "chain", "rule"),
     "optgen.errors": ("OptgenError",),
     "optgen.rules": ("get_rule",),
+    "optgen.rules.around": (
+        "accumulate", "add_decayed_weights", "clip_by_global_norm", "clip_by_norm", "clip_by_value", "ema", "polyak",
+        "scale_by_loss", "schedule", "skip_not_finite",
+    ),
     "optgen.runtime": ("Optimizer", "list_devices", "load", "prebuilt"),
 }  # fmt: skip
 _WHERE = {name: module for module, names in _HOMES.items() for name in names}

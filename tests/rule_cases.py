@@ -45,10 +45,6 @@ class Case:
         return "-".join([f"{self.rule}.{self.convention}", *words])
 
     @property
-    def reduces(self) -> bool:
-        return self.rule in ("lars", "lamb", "novograd")
-
-    @property
     def hypers(self) -> dict[str, float]:
         """The settings that are numbers."""
         return {k: v for k, v in self.settings.items() if not isinstance(v, bool)}

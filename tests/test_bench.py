@@ -15,7 +15,7 @@ pytest.importorskip("matplotlib")
 
 from optgen.bench.data import Data
 from optgen.bench.measure import TOLERANCE, measure
-from optgen.bench.peers import AbsentError, Peer, PeerKind
+from optgen.bench.peers import PEERS, AbsentError, Peer, PeerKind
 from optgen.bench.work import RULES, WORKS, Case, Work, choose
 from optgen.cli import main
 
@@ -67,6 +67,10 @@ def test_a_run_writes_json_and_pictures(tmp_path: Path) -> None:
 def test_the_limit_updates_as_the_rule_says(rule: str, dtype: str) -> None:
     from optgen.bench.limit import Limit
 
+    if RULES[rule].again and dtype == "bf16":
+        with pytest.raises(AbsentError):
+            Limit(Data(Case(Work("one", ((3,),)), RULES[rule], dtype)), 2)
+        return
     data = Data(Case(Work("odd", ((3,), (20_001,), (7, 11), (30_000,))), RULES[rule], dtype))
     peer = Limit(data, 2)
     for _ in range(3):
@@ -121,3 +125,21 @@ def test_the_limit_leaves_the_processor_as_it_was() -> None:
         pytest.skip("no C compiler is here")
     code = "import numpy as np; from optgen.bench import limit; limit._library(); assert np.float32(1e-42) * 1 != 0"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_devices_are_timed_on_tensors_that_stay_there(vulkan: str) -> None:
+    from optgen.bench import gpu
+    from optgen.cli.gpu_check import timings
+
+    found = gpu.measure(vulkan, ["1000x128"], rounds=1)
+    assert (found[0]["leaves"], found[0]["elements"]) == (1000, 128_000)
+    assert found[0]["ms"]["optgen"] > 0
+    assert timings(found, "a title").row_count == 1
+
+
+@pytest.mark.parametrize("rule", ["lion", "lamb"])
+def test_rules_that_torch_lacks_are_composed_of_its_operations(rule: str) -> None:
+    """Every peer's update is checked against float64 before it is timed."""
+    kinds = [PEERS[name] for name in ("limit", "optgen-bound", "torch-composed", "optax")]
+    result = measure(Case(WORKS["10x128"], RULES[rule], "f32"), kinds, rounds=1, threads=1)
+    assert [(name, outcome.reason) for name, outcome in result.outcomes.items() if outcome.status != "ok"] == []

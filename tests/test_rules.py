@@ -88,7 +88,7 @@ def test_in_place(index: int, rng: np.random.Generator) -> None:
     for kernel in opt.manifest.kernels:
         for module in kernel.modules:
             assert (module.in_place, module.copies) == (True, 0)
-            assert module.abi == "list" if case.reduces else "rows"
+            assert module.abi == "stages"
     params = {k: w.astype(np.float32) for k, w in start(rng).items()}
     state = opt.init(params)
     before = {k: w.copy() for k, w in params.items()}

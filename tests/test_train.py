@@ -173,8 +173,7 @@ def test_bundles_survive_saving(bundle: FunctionBundle, tmp_path: Path, name: st
 def test_damage_is_found(bundle: FunctionBundle, tmp_path: Path) -> None:
     path = write_function(bundle, tmp_path / "f.optgen")
     data = bytearray(path.read_bytes())
-    at = data.index(bundle.module(bundle.manifest.modules[0])[:64]) + 2000
-    data[at] ^= 1
+    data[len(data) // 2] ^= 1
     path.write_bytes(data)
     with pytest.raises(BundleError, match=r"damaged"):
         load_function(path)

@@ -64,5 +64,5 @@ def read_bundle(path: str | os.PathLike[str]) -> Bundle:
     """
     files = storage.read_files(path)
     manifest = Manifest.from_json(files.pop(storage.MANIFEST))
-    named = {f for k in manifest.kernels for f in (k.stablehlo, k.probes, *(m.file for m in k.modules))}
+    named = {f for k in manifest.all_kernels for f in (k.stablehlo, k.probes, *(m.file for m in k.modules))}
     return Bundle(manifest, storage.verify(path, files, manifest.files, named))

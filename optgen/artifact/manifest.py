@@ -143,6 +143,23 @@ class KernelInfo:
 
 
 @dataclass(frozen=True)
+class MicroInfo:
+    """Of a rule that accumulates grads, what a step does that does not update.
+
+    Attributes:
+        state: the state tensor that holds the mean of grads.
+        count: the scalar state that holds their number.
+        every: the hyperparameter that says which step updates.
+        kernels: the update of that mean, their param, by a grad; their scalar state is the number.
+    """
+
+    state: str
+    count: str
+    every: str
+    kernels: tuple[KernelInfo, ...]
+
+
+@dataclass(frozen=True)
 class LeafInfo:
     """One leaf of the tree that a bundle was compiled for."""
 
@@ -177,6 +194,9 @@ class Manifest:
         files: SHA-256 of every other file, by path.
         init: what state tensors hold at first where not zero: a number, the name of a hyperparameter, or ``param``.
         scalars: the scalar state, from each name to its number at first.
+        common: the hyperparameters that scalar state depends on, which must be the same for all leaves.
+        groups: hyperparameters by patterns of leaves' paths; see :mod:`optgen.runtime.groups`.
+        micro: for rules that accumulate grads, the steps that do not update.
     """
 
     rule: str
@@ -200,6 +220,14 @@ class Manifest:
     format: int = FORMAT
     init: Mapping[str, float | str] = field(default_factory=dict)
     scalars: Mapping[str, float] = field(default_factory=dict)
+    common: tuple[str, ...] = ()
+    groups: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    micro: MicroInfo | None = None
+
+    @property
+    def all_kernels(self) -> tuple[KernelInfo, ...]:
+        """Those of updates, and those of steps that do not update."""
+        return (*self.kernels, *(self.micro.kernels if self.micro else ()))
 
     def to_json(self) -> str:
         """The text of ``manifest.json``; the same manifest always gives the same bytes."""
@@ -238,6 +266,10 @@ class Manifest:
                 files=dict(data["files"]),
                 init=dict(data.get("init", {})),
                 scalars=dict(data.get("scalars", {})),
+                # Where it is not said, scalar state may depend on all of them.
+                common=tuple(data.get("common", [h["name"] for h in data["hypers"]] if data.get("scalars") else ())),
+                groups={pattern: dict(numbers) for pattern, numbers in data.get("groups", {}).items()},
+                micro=micro_from_json(data.get("micro")),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise BundleError(f"manifest.json lacks {error}") from error
@@ -287,6 +319,14 @@ def modules_from_json(data: Iterable[Mapping[str, Any]]) -> tuple[ModuleInfo, ..
 def leaves_from_json(data: Iterable[Mapping[str, Any]]) -> tuple[LeafInfo, ...]:
     """Leaves, from the manifest's form."""
     return tuple(LeafInfo(e["path"], tuple(e["shape"]), e["dtype"]) for e in data)
+
+
+def micro_from_json(data: Mapping[str, Any] | None) -> MicroInfo | None:
+    """The steps that do not update, from the manifest's form; None where all do."""
+    if data is None:
+        return None
+    kernels = tuple(kernel_from_json(k) for k in data["kernels"])
+    return MicroInfo(data["state"], data["count"], data["every"], kernels)
 
 
 def kernel_from_json(data: Mapping[str, Any]) -> KernelInfo:

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from optgen.bench.work import BETA1, BETA2, EPS, LR, MOMENTUM, Case, Rule
+from optgen.bench.work import BETA1, BETA2, EPS, LR, MAX_NORM, MOMENTUM, Case, Rule
 from optgen.runtime.memory import empty
 
 _BLOCK = 2**20
@@ -43,9 +43,9 @@ class Data:
             _fill(w, self._w, start)
             _fill(g, self._g, start)
             start = (start + w.size) % self._w.size
-        for leaves in self.state.values():
-            for leaf in leaves:
-                leaf[:] = 0
+        for slot, leaves in self.state.items():
+            for leaf, w in zip(leaves, self.params, strict=True):
+                leaf[:] = w if slot == "e" else 0
 
     def sample(self, leaves: list[np.ndarray]) -> np.ndarray:
         """Some elements of each leaf, in float64; all of small ones."""
@@ -65,7 +65,17 @@ class Data:
         found = self.sample(leaves)
         self.reset()
         w, g = self.sample(self.params), self.sample(self.grads)
-        right = reference(self.case.rule, w, g, steps)
+        if self.case.rule.clips:
+            norm = math.sqrt(sum(float(np.sum(np.square(widen(leaf)))) for leaf in self.grads))
+            right = reference(self.case.rule, w, g * min(1.0, MAX_NORM / norm), steps)
+        elif self.case.rule.again:  # norms of leaves: of all their elements
+            leaves = [
+                reference(self.case.rule, widen(a), widen(b), steps)
+                for a, b in zip(self.params, self.grads, strict=True)
+            ]
+            right = self.sample(leaves)
+        else:
+            right = reference(self.case.rule, w, g, steps)
         off = np.abs(found - right)
         if self.case.dtype == "bf16":
             off = np.maximum(off - steps * 2.0**-8 * np.maximum(np.abs(right), np.abs(w)), 0)
@@ -86,6 +96,14 @@ def reference(rule: Rule, w: np.ndarray, g: np.ndarray, steps: int) -> np.ndarra
         elif rule.name == "momentum":
             m = MOMENTUM * m + g
             w = w - LR * m
+        elif rule.name == "lion":
+            w = w - LR * rule.decay * w - LR * np.sign(BETA1 * m + (1 - BETA1) * g)
+            m = BETA2 * m + (1 - BETA2) * g
+        elif rule.name == "lamb":
+            m = BETA1 * m + (1 - BETA1) * g
+            v = BETA2 * v + (1 - BETA2) * g * g
+            u = (m / (1 - BETA1**step)) / (np.sqrt(v / (1 - BETA2**step)) + EPS) + rule.decay * w
+            w = w - LR * (np.linalg.norm(w) / np.linalg.norm(u)) * u
         else:
             m = BETA1 * m + (1 - BETA1) * g
             v = BETA2 * v + (1 - BETA2) * g * g

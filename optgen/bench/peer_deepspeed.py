@@ -16,7 +16,7 @@ class DeepSpeed(Peer):
 
     def __init__(self, data: Data, threads: int) -> None:
         only_f32(data.case)
-        if len(data.state) != 2:
+        if data.case.rule.name not in ("adam", "adamw"):
             raise AbsentError("has Adam and AdamW alone")
         torch, adam = need("torch"), need("deepspeed.ops.adam")
         torch.set_num_threads(threads)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from optgen.bench.data import Data
-from optgen.bench.peers import Peer, need, only_f32
+from optgen.bench.peers import AbsentError, Peer, need, only_f32
 from optgen.bench.work import BETA1, BETA2, EPS, LR, MOMENTUM
 
 
@@ -16,6 +16,8 @@ class Mlx(Peer):
 
     def __init__(self, data: Data, threads: int) -> None:
         only_f32(data.case)
+        if data.case.rule.again:
+            raise AbsentError("has no such rule")
         self._mx = mx = need("mlx.core")
         optimizers = need("mlx.optimizers")
         mx.set_default_device(mx.cpu)
@@ -25,6 +27,8 @@ class Mlx(Peer):
             self._optimizer = optimizers.AdamW(LR, betas, EPS, weight_decay=rule.decay, bias_correction=True)
         elif rule.name == "adam":
             self._optimizer = optimizers.Adam(LR, betas, EPS, bias_correction=True)
+        elif rule.name == "lion":
+            self._optimizer = optimizers.Lion(LR, betas, weight_decay=rule.decay)
         else:
             self._optimizer = optimizers.SGD(LR, momentum=MOMENTUM if rule.slots else 0.0)
         self._params = {str(i): mx.array(w) for i, w in enumerate(data.params)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from optgen.bench.data import Data, coefficients
-from optgen.bench.peers import Peer, only_f32
+from optgen.bench.peers import AbsentError, Peer, only_f32
 from optgen.bench.work import BETA1, BETA2, LR, MOMENTUM
 
 
@@ -14,6 +14,8 @@ class Numpy(Peer):
 
     def __init__(self, data: Data, threads: int) -> None:
         only_f32(data.case)
+        if data.case.rule.again or data.case.rule.name == "lion":
+            raise AbsentError("only sgd, momentum, adam and adamw are written for it")
         self._data, self._count = data, 0
         self._rows = list(zip(data.params, data.grads, *data.state.values(), strict=True))
         self._buffer = np.zeros(max(data.case.work.sizes), np.float32)

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from optgen.bench.data import Data
-from optgen.bench.peers import Peer, need, only_f32
-from optgen.bench.work import BETA1, BETA2, EPS, LR, MOMENTUM
+from optgen.bench.peers import AbsentError, Peer, need, only_f32
+from optgen.bench.work import BETA1, BETA2, EPS, LR, MAX_NORM, MOMENTUM
 
 
 class Optax(Peer):
@@ -18,12 +18,20 @@ class Optax(Peer):
         only_f32(data.case)
         optax, jax = need("optax"), need("jax")
         rule = data.case.rule
-        if rule.name == "adamw":
+        if rule.averages:
+            raise AbsentError("optax.ema averages updates, not params")
+        if "adamw" in rule.name:
             optimizer = optax.adamw(LR, BETA1, BETA2, EPS, weight_decay=rule.decay)
         elif rule.name == "adam":
             optimizer = optax.adam(LR, BETA1, BETA2, EPS)
+        elif rule.name == "lion":
+            optimizer = optax.lion(LR, BETA1, BETA2, weight_decay=rule.decay)
+        elif rule.name == "lamb":
+            optimizer = optax.lamb(LR, BETA1, BETA2, EPS, weight_decay=rule.decay)
         else:
             optimizer = optax.sgd(LR, momentum=MOMENTUM if rule.slots else None)
+        if rule.clips:
+            optimizer = optax.chain(optax.clip_by_global_norm(MAX_NORM), optimizer)
         cpu = jax.devices("cpu")[0]
 
         def update(params: Any, state: Any, grads: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import optgen
 from optgen.bench.data import Data
 from optgen.bench.peers import AbsentError, Peer
-from optgen.bench.work import BETA1, BETA2, EPS, LR, MOMENTUM, Case
+from optgen.bench.work import AVERAGE, BETA1, BETA2, EPS, LR, MAX_NORM, MOMENTUM, Case, Rule
 from optgen.errors import CompilerNotFoundError
 
 _compiled: dict[tuple[str, str, bool, int], Any] = {}
@@ -92,19 +93,37 @@ def optimizer_for(case: Case, threads: int, *, fast: bool) -> Any:
     return _compiled[key]
 
 
+def forget() -> None:
+    """Lets go of all optimizers."""
+    _compiled.clear()
+    gc.collect()
+
+
 def _compile(case: Case, device: str, fast: bool) -> Any:
     rule = case.rule
-    name = "sgd" if rule.name == "momentum" else rule.name
+    name = "sgd" if rule.name == "momentum" else rule.like or rule.name
     settings: dict[str, Any] = {"momentum": MOMENTUM} if rule.name == "momentum" else {}
-    if len(rule.slots) == 2:
-        settings = {"beta1": BETA1, "beta2": BETA2, "eps": EPS, "weight_decay": rule.decay}
+    if "m" in rule.slots and rule.name != "momentum":
+        settings = {"beta1": BETA1, "beta2": BETA2, "weight_decay": rule.decay}
+    if "v" in rule.slots:
+        settings["eps"] = EPS
     compute = "f32" if fast else None
+    whole = _composed(rule) if rule.like else name
     try:
-        return optgen.compile(name, dtypes=[case.dtype], device=device, compute_dtype=compute, **settings)
+        return optgen.compile(whole, dtypes=[case.dtype], device=device, compute_dtype=compute, **settings)
     except CompilerNotFoundError:
-        if fast:
-            raise AbsentError("the prebuilt bundles are in exact arithmetic, and there is no compiler") from None
+        if fast or rule.like:
+            raise AbsentError("it is not among the prebuilt bundles, and there is no compiler") from None
         return optgen.prebuilt(name, device=device, **settings)
+
+
+def _composed(rule: Rule) -> Any:
+    parts: list[Any] = [rule.like]
+    if rule.clips:
+        parts.insert(0, optgen.clip_by_global_norm(MAX_NORM))
+    if rule.averages:
+        parts.append(optgen.ema(AVERAGE))
+    return optgen.chain(*parts)
 
 
 def _bound(optimizer: Any, params: Any, grads: Any, state: Any) -> Callable[[], object]:

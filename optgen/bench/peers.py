@@ -74,6 +74,7 @@ _ALL = (
     PeerKind("torch-fused", "torch fused", "peer_torch:Fused"),
     PeerKind("torch-foreach", "torch foreach", "peer_torch:Foreach"),
     PeerKind("torch-compile", "torch.compile", "peer_torch:Compiled", 200, _COMPILES, slow=True),
+    PeerKind("torch-composed", "torch composition", "peer_torch:Composed"),
     PeerKind("optax", "optax, jitted, donated", "peer_optax:Optax", 1000, _COMPILES),
     PeerKind("deepspeed", "DeepSpeedCPUAdam", "peer_deepspeed:DeepSpeed"),
     PeerKind("mlx", "MLX", "peer_mlx:Mlx"),

@@ -16,6 +16,7 @@ mpl.use("Agg")
 _COLORS = {
     "limit": "black", "optgen": "#56B4E9", "optgen-bound": "#0072B2", "optgen-fast": "#009E73",
     "optgen-packed": "#CC79A7", "torch-fused": "#D55E00", "torch-foreach": "#E69F00", "torch-compile": "#8C564B",
+    "torch-composed": "#D55E00",
     "optax": "#7A5FB5", "deepspeed": "#B22222", "mlx": "0.45", "tvm": "0.6", "numpy": "0.7",
 }  # fmt: skip
 _MARKERS = {"optgen": "o", "optgen-bound": "o", "optgen-fast": "s", "optgen-packed": "D"}

@@ -21,14 +21,17 @@ _WORDS = {"true": True, "false": False, "none": None}
 
 
 def find_rule(text: str, convention: str | None = None) -> Rule:
-    """The rule that ``text`` names: one of optgen's by name, or ``file.py:name``.
+    """The rule that ``text`` names: one of optgen's by name, ``file.py:name``, or a chain of such and parts.
 
     Raises:
         UnknownRuleError: if there is no such rule.
         RuleError: if the file is missing or cannot be run.
     """
+    from optgen.dsl.chain import parse_chain
     from optgen.rules import get_rule
 
+    if "+" in text and not Path(text.rpartition(":")[0] or text).is_file():
+        return parse_chain(text, lambda term: find_rule(term, convention))
     file, colon, name = text.rpartition(":")
     if not (colon and file.endswith(".py")):
         if not text.endswith(".py"):

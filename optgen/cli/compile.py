@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 
 def compile_command(
-    rule: Annotated[str, typer.Argument(help="A rule's name, or my_rules.py:my_rule.")],
+    rule: Annotated[
+        str, typer.Argument(help="A rule's name, my_rules.py:my_rule, or a chain: 'clip_by_global_norm + adamw + ema'.")
+    ],
     output: Annotated[
         Path | None,
         typer.Option(

@@ -16,17 +16,21 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from optgen.bench.gpu import TREES, measure
 from optgen.errors import OptgenError
 from optgen.runtime.device import list_devices
 from optgen.runtime.loading import prebuilt_bundle, prebuilt_names
 from optgen.runtime.verify import VerifyResult, verify_bundle
 
+_QUICK = ("1M", "1000x128")
 _SOFTWARE = ("llvmpipe", "lavapipe", "swiftshader")
 
 
-def gpus() -> list[tuple[str, str]]:
-    """Driver and description of each GPU; software that poses as one is not."""
+def gpus(*, software: bool = False) -> list[tuple[str, str]]:
+    """Driver and description of each GPU; software that poses as one only where asked for."""
     found = [d for d in list_devices() if d[0] in ("cuda", "vulkan", "hip")]
+    if software:
+        return found
     return [d for d in found if not any(word in d[1].lower() for word in _SOFTWARE)]
 
 
@@ -51,14 +55,26 @@ def summary(results: Sequence[tuple[str, VerifyResult]]) -> list[dict[str, Any]]
     return list(rows.values())
 
 
+def timings(times: Sequence[dict[str, Any]], title: str) -> Table:
+    """One row for each tree."""
+    peers = list(dict.fromkeys(peer for row in times for peer in row["ms"]))
+    table = Table("tree", *peers, "optgen GB/s", title=title)
+    for row in times:
+        cells = [f"{row['ms'][peer]:.3f}" if peer in row["ms"] else "-" for peer in peers]
+        table.add_row(row["tree"], *cells, f"{row['gb_per_s']:.1f}")
+    return table
+
+
 def main(arguments: Sequence[str]) -> int:
-    """Checks every GPU, prints a table, and with ``--out FOLDER`` writes it there as dated JSON.
+    """Checks and times every GPU, prints tables, and with ``--out FOLDER`` writes them there as dated JSON.
+
+    ``--software`` takes software drivers for GPUs, to try the check itself; ``--quick`` times small trees alone.
 
     Returns:
         0 if all is well or there is no GPU, 1 if a result is wrong or a device fails.
     """
     console = Console()
-    found = gpus()
+    found = gpus(software="--software" in arguments)
     if not found:
         console.print("There is no GPU here (no CUDA driver, no Vulkan device but software): nothing was checked.")
         return 0
@@ -79,12 +95,16 @@ def main(arguments: Sequence[str]) -> int:
                 "yes" if row["in_place"] else "no", state,
             )  # fmt: skip
         console.print(table)
+        times = measure(driver, [n for n in TREES if "--quick" not in arguments or n in _QUICK])
+        console.print(timings(times, f"AdamW in f32 on {driver}, milliseconds for a step"))
         if "--out" in arguments:
             date = datetime.date.today().isoformat()
             folder = Path(arguments[arguments.index("--out") + 1])
             folder.mkdir(parents=True, exist_ok=True)
             file = folder / f"gpu-{driver}-{date}.json"
-            file.write_text(json.dumps({"date": date, "device": description, "results": rows}, indent=1) + "\n")
+            file.write_text(
+                json.dumps({"date": date, "device": description, "results": rows, "times": times}, indent=1) + "\n"
+            )
             console.print(f"written to {file}")
     return 1 if bad else 0
 

@@ -50,6 +50,10 @@ def _facts(bundle: Bundle) -> Any:
         "state": ", ".join(_state(manifest)) or "none",
         "per element": ", ".join(manifest.per_element),
         "baked in": ", ".join(f"{name}={value:g}" for name, value in manifest.baked.items()),
+        "groups": "\n".join(
+            f"{pattern}: {', '.join(f'{n}={v:g}' for n, v in numbers.items())}"
+            for pattern, numbers in manifest.groups.items()
+        ),
         "layout": f"{layout}, fixed" if manifest.fixed_layout else layout,
         "made by": versions,
         "runs with": f"iree-base-runtime {manifest.min_runtime} or newer",
@@ -87,7 +91,7 @@ def _range(hyper: Hyper) -> str:
 
 def _modules(bundle: Bundle) -> Any:
     rows = table("kernel", "operands", "target", "size", "in place", "needs", right=["size"])
-    for kernel in bundle.manifest.kernels:
+    for kernel in bundle.manifest.all_kernels:
         label, operands = kernel.name, " ".join(f"{o.name}:{o.dtype}" for o in kernel.operands)
         for module in kernel.modules:
             needs = f"{module.arch}, {len(module.features)} features" if module.arch else "-"

@@ -27,7 +27,9 @@ class Stage(StrEnum):
 
 
 def lower_command(
-    rule: Annotated[str, typer.Argument(help="A rule's name, or my_rules.py:my_rule.")],
+    rule: Annotated[
+        str, typer.Argument(help="A rule's name, my_rules.py:my_rule, or a chain: 'clip_by_global_norm + adamw + ema'.")
+    ],
     emit: Annotated[
         Stage,
         typer.Option(
@@ -65,7 +67,11 @@ def lower_command(
     kernel = lower(variant.kernel(dtypes), shapes)[0]
     if emit in (Stage.kernel, Stage.stream, Stage.asm):
         reduces = kernel.plan is not None and bool(kernel.plan.reductions)
-        chosen.check([operand.dtype for operand in kernel.spec.operands], reduces=reduces, elementwise=kernel.in_place)
+        trees = kernel.plan is not None and bool(kernel.plan.trees)
+        chosen.check(
+            [operand.dtype for operand in kernel.spec.operands],
+            reduces=reduces, elementwise=kernel.in_place, over_tree=trees,
+        )  # fmt: skip
     text = _emit(kernel, emit, chosen)
     if not text.endswith("\n"):
         text += "\n"

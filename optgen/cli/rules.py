@@ -67,6 +67,7 @@ def _list(rules: list[Rule]) -> None:
         names = [c for rule in family for c in other_names(rule)]
         state = ", ".join([*(_slot(slot) for slot in family[0].state), *family[0].scalars]) or "none"
         rows.add_row(name, ", ".join(names), state, summary(family[0]))
+    rows.columns[0].no_wrap = True
     console().print(rows)
 
 

@@ -41,6 +41,7 @@ def compile(
     master: bool = False,
     bake: Mapping[str, float] | Iterable[str] = (),
     per_element: Iterable[str] = (),
+    groups: Mapping[str, Mapping[str, float]] | None = None,
     fixed_layout: bool = False,
     progress: Progress | None = None,
     use_cache: bool = True,
@@ -70,6 +71,9 @@ def compile(
         bake: hyperparameters to fold into the kernel: names (with the value from ``settings`` or the rule's
             default), or a mapping to values.
         per_element: hyperparameters that are to be tensors of each leaf's shape.
+        groups: hyperparameters for the leaves whose paths match a pattern, kept in the bundle:
+            ``{"*.bias": {"weight_decay": 0.0}, "head.*": {"lr": 1e-2}}``, or ``lr_scale`` for a factor. They take the
+            place of what a step is given; of two patterns that match, the first counts.
         fixed_layout: refuse to update trees of any other layout than that of ``like``.
         progress: called as ``progress(kernel, target, None)`` before and ``(kernel, target, bytes)`` after each
             module.
@@ -97,8 +101,9 @@ def compile(
     if is_transformation(rule):
         given = {
             "convention": convention, "dtypes": dtypes, "state_dtype": state_dtype, "compute_dtype": compute_dtype,
-            "bake": bake or None, "per_element": per_element or None, "fixed_layout": fixed_layout or None,
+            "bake": bake or None, "per_element": per_element or None, "groups": groups,
             "rounding": None if rounding == "nearest" else rounding, "master": master or None,
+            "fixed_layout": fixed_layout or None,
         }  # fmt: skip
         wrong = [name for name, value in given.items() if value is not None]
         wrong += [name for name in settings if name not in ("name", "extra_args", "grads_like", "in_place")]
@@ -138,6 +143,7 @@ def compile(
         layout=layout,
         fixed_layout=fixed_layout,
         defaults={name: value for name, value in values.items() if name not in baked},
+        groups=groups,
         progress=progress,
         use_cache=use_cache,
     )

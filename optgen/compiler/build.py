@@ -5,15 +5,26 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from importlib.metadata import version
 
 from optgen._version import __version__
-from optgen.artifact import Bundle, KernelInfo, LeafInfo, Manifest, ModuleInfo, OperandInfo, ReductionInfo
-from optgen.compiler.driver import compile_mlir, compiler_version
+from optgen.artifact import (
+    Bundle,
+    KernelInfo,
+    LeafInfo,
+    Manifest,
+    MicroInfo,
+    ModuleInfo,
+    OperandInfo,
+    ProbeCase,
+    ReductionInfo,
+)
+from optgen.compiler.driver import compile_and_watch, compiler_version
 from optgen.compiler.probes import make_probes
 from optgen.dsl.trace import import_jax
-from optgen.dsl.variant import Dtypes, Variant
-from optgen.errors import UnsupportedTargetError
+from optgen.dsl.variant import Dtypes, KernelSpec, Variant
+from optgen.errors import HyperparameterError, UnsupportedTargetError
 from optgen.lower import Kernel, lower
 from optgen.lower.emit import alignment
 from optgen.lower.plan import is_tree_reduction
@@ -31,6 +42,7 @@ def build_bundle(
     layout: Sequence[LeafInfo] | None = None,
     fixed_layout: bool = False,
     defaults: Mapping[str, float] | None = None,
+    groups: Mapping[str, Mapping[str, float]] | None = None,
     skip_unsupported: bool = False,
     progress: Progress | None = None,
     use_cache: bool = True,
@@ -44,6 +56,7 @@ def build_bundle(
         layout: the leaves of the tree that it is for, where known.
         fixed_layout: refuse trees of any other layout.
         defaults: hyperparameter values that replace the rule's own defaults.
+        groups: hyperparameters by patterns of leaves' paths.
         skip_unsupported: leave out modules for targets that lack a kernel's dtypes, instead of raising.
         progress: told of each module.
         use_cache: whether compiled modules may come from the cache.
@@ -63,13 +76,34 @@ def build_bundle(
     )
     files: dict[str, bytes] = {}
     kernels = []
-    for each in dict.fromkeys(dtypes):
+    common: set[str] = set()
+    dtypes = list(dict.fromkeys(dtypes))
+    for each in dtypes:
         spec = variant.kernel(each)
-        shapes = None if layout is None else [leaf.shape for leaf in layout if leaf.dtype == each.param]
-        for kernel in lower(spec, shapes):
-            fixed_layout |= not kernel.in_place
-            kernels.append(_build_kernel(kernel, targets, files, skip_unsupported, progress, use_cache))
+        shapes = None if layout is None else tuple(leaf.shape for leaf in layout if leaf.dtype == each.param)
+        for lowered in (_lowered if use_cache else _lowered.__wrapped__)(spec, shapes):
+            fixed_layout |= not lowered[0].in_place
+            common |= _common(lowered[0])
+            kernels.append(_build_kernel(*lowered, targets, files, skip_unsupported, progress, use_cache))
     rule = variant.rule
+    micro = None
+    if (steps := rule.accumulation) is not None:
+        made = Variant.of(steps.rule)
+        for each in dtypes:
+            if next(o for o in variant.kernel(each).operands if o.name == steps.state).coded:
+                raise HyperparameterError(f"'{steps.state}', the mean of grads, must be a float rounded to nearest")
+        means = ((d.slot(steps.state), d) for d in dtypes)
+        of_mean = dict.fromkeys(made.dtypes(mean, d.grad, mean, d.compute) for mean, d in means)
+        micro = MicroInfo(
+            steps.state,
+            steps.count,
+            steps.every,
+            tuple(
+                _build_kernel(*lowered, targets, files, skip_unsupported, progress, use_cache, "micro-")
+                for each in of_mean
+                for lowered in _lowered(made.kernel(each), None)
+            ),
+        )
     manifest = Manifest(
         rule=rule.name,
         convention=rule.convention,
@@ -96,28 +130,46 @@ def build_bundle(
         },
         init={slot.name: slot.init for slot in variant.slots if slot.init != 0},
         scalars=dict(rule.scalars),
+        common=tuple(h.name for h in hypers if h.name in common and h.kind != "step"),
+        groups={pattern: dict(numbers) for pattern, numbers in (groups or {}).items()},
+        micro=micro,
     )
     if not any(kernel.indexed for kernel in kernels):
         manifest = dataclasses.replace(manifest, format=2)  # nothing that older readers do not know
     return Bundle.of(manifest, files)
 
 
+@lru_cache(maxsize=64)
+def _lowered(
+    spec: KernelSpec, shapes: tuple[tuple[int, ...], ...] | None
+) -> tuple[tuple[Kernel, bytes, tuple[ProbeCase, ...]], ...]:
+    """The kernels of a rule and their probes. As under ``jax.jit``, the same function is not traced again: what it
+    reads of its surroundings is what it read the first time."""
+    return tuple((kernel, *make_probes(kernel)) for kernel in lower(spec, shapes))
+
+
 def _build_kernel(
     kernel: Kernel,
+    probes: bytes,
+    cases: tuple[ProbeCase, ...],
     targets: Sequence[Target],
     files: dict[str, bytes],
     skip_unsupported: bool,
     progress: Progress | None,
     use_cache: bool,
+    prefix: str = "",
 ) -> KernelInfo:
     spec = kernel.spec
-    name = spec.dtypes.name + ("" if kernel.shape is None else "-" + "x".join(map(str, kernel.shape or (1,))))
+    name = prefix + spec.dtypes.name + ("" if kernel.shape is None else "-" + "x".join(map(str, kernel.shape or (1,))))
     used = tuple(dict.fromkeys(o.dtype for o in spec.operands))
     reduces = kernel.plan is not None and bool(kernel.plan.reductions)
+    trees = kernel.plan is not None and bool(kernel.plan.trees)
     modules = []
     for target in targets:
         try:
-            target.check(used, reduces=reduces, elementwise=kernel.in_place, random=spec.random)
+            target.check(
+                used, reduces=reduces, elementwise=kernel.in_place, over_tree=trees, random=spec.random
+            )
         except UnsupportedTargetError:
             if skip_unsupported:
                 continue
@@ -141,7 +193,6 @@ def _build_kernel(
         )
         if progress:
             progress(name, target.name, len(data))
-    probes, cases = make_probes(kernel)
     files[f"probes/{name}.npz"] = probes
     files[f"stablehlo/{name}.mlir"] = kernel.stablehlo.encode()
     return KernelInfo(
@@ -168,6 +219,19 @@ def _build_kernel(
     )
 
 
+def _common(kernel: Kernel) -> set[str]:
+    """The hyperparameters that the scalar state of a kernel depends on."""
+    if kernel.plan is None or kernel.graph is None:
+        return set()
+    first = len(kernel.spec.operands)
+    names = dict(zip(kernel.graph.inputs[first:], (s.hyper for s in kernel.spec.scalars), strict=True))
+    needed = set(kernel.plan.returned)
+    for node in reversed(kernel.graph.nodes):
+        if node.result in needed:
+            needed.update(node.operands)
+    return {names[v] for v in needed if v in names and names[v] not in kernel.spec.returned}
+
+
 def flags_for(kernel: Kernel, target: Target) -> tuple[str, ...]:
     """The compiler's flags for one kernel and target."""
     if target.backend != "cpu":
@@ -178,9 +242,7 @@ def flags_for(kernel: Kernel, target: Target) -> tuple[str, ...]:
 
 def compile_kernel(kernel: Kernel, target: Target, *, use_cache: bool = True) -> tuple[bytes, int]:
     """One module, and the number of copies of leaves that the compiler put into it (0 proves it in place)."""
-    mlir, flags = kernel.mlir(target.style), flags_for(kernel, target)
-    module = compile_mlir(mlir, flags, use_cache=use_cache)
-    stream = compile_mlir(mlir, [*flags, "--compile-to=stream"], use_cache=use_cache).decode()
+    module, stream = compile_and_watch(kernel.mlir(target.style), flags_for(kernel, target), use_cache=use_cache)
     return module, count_copies(stream)
 
 

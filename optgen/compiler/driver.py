@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -73,24 +73,44 @@ def compile_mlir(mlir: str, flags: Sequence[str], *, use_cache: bool = True) -> 
         CompileError: with the first error of the compiler; the whole of what it said is in a log file.
         CompilerNotFoundError: if iree-compile is not installed.
     """
+    return _cached([_key(mlir, flags)], lambda: _run(mlir, flags), use_cache)[0]
+
+
+def compile_and_watch(mlir: str, flags: Sequence[str], *, use_cache: bool = True) -> tuple[bytes, str]:
+    """Compiles ``mlir`` as :func:`compile_mlir` does, once, and keeps its stream IR on the way.
+
+    Returns:
+        The module, and its buffers and dispatches as text: what ``--compile-to=stream`` gives.
+    """
+    keys = [_key(mlir, flags), _key(mlir, [*flags, "--compile-to=stream"])]
+    module, stream = _cached(keys, lambda: _run(mlir, flags, "stream"), use_cache)
+    return module, stream.decode()
+
+
+def _cached(keys: Sequence[str], make: Callable[[], list[bytes]], use_cache: bool) -> list[bytes]:
+    """What the cache has under ``keys``; where it lacks one, what ``make`` gives, which it then has."""
     if not use_cache:
-        return _run(mlir, flags)
+        return make()
     from filelock import FileLock
 
-    folder = cache_folder()
-    key = _key(mlir, flags)
-    entry = folder / key[:2] / f"{key}.bin"
-    if entry.exists():
-        return entry.read_bytes()
-    entry.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{entry}.lock"):
-        if entry.exists():
-            return entry.read_bytes()
-        data = _run(mlir, flags)
-        with tempfile.NamedTemporaryFile(dir=entry.parent, delete=False) as file:
-            file.write(data)
-        os.replace(file.name, entry)
-    return data
+    entries = [cache_folder() / key[:2] / f"{key}.bin" for key in keys]
+
+    def found() -> list[bytes] | None:
+        return [entry.read_bytes() for entry in entries] if all(entry.exists() for entry in entries) else None
+
+    if (known := found()) is not None:
+        return known
+    for entry in entries:
+        entry.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{entries[0]}.lock"):
+        if (known := found()) is not None:
+            return known
+        made = make()
+        for entry, data in zip(entries, made, strict=True):
+            with tempfile.NamedTemporaryFile(dir=entry.parent, delete=False) as file:
+                file.write(data)
+            os.replace(file.name, entry)
+    return made
 
 
 def _key(mlir: str, flags: Sequence[str]) -> str:
@@ -106,9 +126,13 @@ def _key(mlir: str, flags: Sequence[str]) -> str:
     return digest.hexdigest()
 
 
-def _run(mlir: str, flags: Sequence[str]) -> bytes:
-    with tempfile.TemporaryDirectory(prefix="optgen-") as folder:
-        return _run_in(Path(folder), mlir, flags)
+def _run(mlir: str, flags: Sequence[str], *phases: str) -> list[bytes]:
+    """The output of iree-compile, and the text of some of its phases."""
+    with tempfile.TemporaryDirectory(prefix="optgen-") as name:
+        folder = Path(name)
+        extra = ["--dump-compilation-phases-to=phases"] if phases else []
+        output = _run_in(folder, mlir, [*flags, *extra])
+        return [output, *(next((folder / "phases").glob(f"*.{phase}.mlir")).read_bytes() for phase in phases)]
 
 
 def _run_in(folder: Path, mlir: str, flags: Sequence[str]) -> bytes:

@@ -1,5 +1,6 @@
 """What a rule is written in, and traced with."""
 
+from optgen.dsl.chain import chain as chain
 from optgen.dsl.decay import Decay as Decay
 from optgen.dsl.ops import global_norm as global_norm
 from optgen.dsl.ops import maximum as maximum

@@ -44,6 +44,21 @@ def sign(x: Any) -> Any:
     return _jnp().sign(x)
 
 
+def cos(x: Any) -> Any:
+    """The cosine, elementwise."""
+    return _jnp().cos(x)
+
+
+def floor(x: Any) -> Any:
+    """The largest whole number that is not larger, elementwise."""
+    return _jnp().floor(x)
+
+
+def zeros_like(x: Any) -> Any:
+    """Zeros of the shape and type of ``x``, whatever it holds."""
+    return _jnp().zeros_like(x)
+
+
 def norm(x: Any) -> Any:
     """The Euclidean norm over a whole leaf, a scalar."""
     return _jnp().sqrt(_jnp().sum(x * x))

@@ -42,6 +42,23 @@ class StateSlot:
 
 
 @dataclass(frozen=True)
+class Accumulation:
+    """What a rule does on the steps that add to a mean of grads and update nothing else. See :func:`optgen.chain`.
+
+    Attributes:
+        rule: the update of that mean, whose param it is, by a grad; its scalar state is their number so far.
+        state: the mean, among the state tensors of the whole rule.
+        count: their number, among its scalar state.
+        every: the hyperparameter that says which step updates.
+    """
+
+    rule: Rule
+    state: str
+    count: str
+    every: str
+
+
+@dataclass(frozen=True)
 class Rule:
     """An update rule: mathematics, and what its parameters mean. Made by :func:`rule`.
 
@@ -58,6 +75,7 @@ class Rule:
         exact: whether f32 params are computed in f64 by default.
         scalars: the scalar state, from each name to its number before the first step.
         needs: hyperparameters that exist only where an optional one is given, and which.
+        accumulation: for rules that accumulate grads, what steps do that update nothing else.
     """
 
     name: str
@@ -73,6 +91,10 @@ class Rule:
     exact: bool = True
     scalars: Mapping[str, float] = field(default_factory=dict)
     needs: Mapping[str, str] = field(default_factory=dict)
+    accumulation: Accumulation | None = None
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.convention, self.function))
 
     @property
     def doc(self) -> str:

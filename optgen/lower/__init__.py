@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from optgen.dsl.ops import TREE_PREFIX
 from optgen.dsl.trace import trace
 from optgen.dsl.variant import KernelSpec
 from optgen.errors import LoweringError, OptgenError
@@ -96,6 +97,12 @@ def lower(spec: KernelSpec, shapes: Sequence[tuple[int, ...]] | None = None) -> 
         spec = spec.variant.kernel(dataclasses.replace(spec.dtypes, compute=spec.dtypes.state))
         kernels = []
         for shape in dict.fromkeys(tuple(s) for s in shapes):
-            kernels.append(Kernel(spec, trace(spec, shape), False, reason, shape))
+            text = trace(spec, shape)
+            if TREE_PREFIX in text:
+                raise LoweringError(
+                    f"rule '{spec.variant.rule.name}' reduces the whole tree and must run in place (it cannot: "
+                    f"{reason}): out of place, each leaf would be reduced for itself"
+                ) from error
+            kernels.append(Kernel(spec, text, False, reason, shape))
         return tuple(kernels)
     return (Kernel(spec, trace(spec, PLACEHOLDERS[0]), True, graph=graph, plan=plan_of(graph, spec.returned)),)

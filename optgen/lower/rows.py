@@ -97,7 +97,7 @@ class _Rows:
     def round_at_random(self, update: dict[str, Any]) -> None:
         """Encodes what the update's kernel yields for operands with such a rounding."""
         compute = self.spec.dtypes.compute
-        parts = [(f"%h_{name}", f"%k_{name}") for name in codes.PARTS]
+        parts = [(f"%h_h_{name}", f"%k_{name}") for name in codes.PARTS]
         update["captures"] += [(outer, inner, compute) for outer, inner in parts]
         update["entry"] += codes.keys([inner for _, inner in parts], compute, "%number", "%start")
         chosen = [i for i in update["results"] if i in self.coded]

@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, MutableMapping, Sequence
+import os
+from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from optgen.artifact import KernelInfo
-from optgen.dtypes import SIZES
 from optgen.errors import DeviceError, HyperparameterError, LeafError
 from optgen.hyper import Part, part
 from optgen.runtime import memory
-from optgen.runtime.execute import Call, prepare, run_together
+from optgen.runtime.execute import Call, prepare, run_together, scalar_state
+from optgen.runtime.groups import Group
+from optgen.runtime.micro import MicroStep
 from optgen.runtime.tree import is_tree
 
 if TYPE_CHECKING:
     from optgen.runtime.optimizer import Optimizer, Work
 
 
-def scalar_state(calls: Iterable[Call]) -> dict[str, float]:
-    """The scalar state after these calls, from the one with the widest arithmetic; empty where there is none."""
-    widest = max(calls, key=lambda call: SIZES[call.kernel.dtypes["compute"]], default=None)
-    return {} if widest is None else dict(zip(widest.kernel.returned, widest.returned, strict=True))
-
-
 @dataclass
 class _Prepared:
-    """One call of a module: for all leaves that share a kernel.
+    """One call of a module: for all leaves that share a kernel and a group.
 
     Attributes:
         scalars: as they were last pushed.
@@ -36,6 +32,7 @@ class _Prepared:
 
     kernel: KernelInfo
     call: Call
+    group: Group
     scalars: list[float] = field(default_factory=list)
     step_at: tuple[tuple[int, Part], ...] = ()
     state_at: tuple[tuple[int, str], ...] = ()
@@ -49,6 +46,8 @@ class BoundStep:
 
     Attributes:
         state: the state that it was bound to; each step counts in it.
+        mean_only: where the last step added grads to a mean and did nothing else, the position of that mean among
+            params, inputs and state tensors; else None.
 
     Example:
         >>> import numpy as np, optgen
@@ -65,7 +64,12 @@ class BoundStep:
         self._optimizer = optimizer
         self._given: dict[str, Any] | None = None
         self._tensors = []
-        groups: dict[str, tuple[KernelInfo, list[list[Any]], list[int]]] = {}
+        self._means = []
+        manifest = optimizer.manifest
+        mean = manifest.micro.state if manifest.micro else None
+        self.mean_only: int | None = None
+        self._mean_at = [manifest.param, *manifest.inputs, *manifest.state].index(mean) if mean else 0
+        groups: dict[tuple[str, int], tuple[KernelInfo, Group, list[list[Any]], list[int]]] = {}
         for work in works:
             for leaf, array in zip(work.leaves, work.arrays, strict=True):
                 if array is not leaf.array:
@@ -76,19 +80,30 @@ class BoundStep:
                 for leaf, o in zip(work.leaves, work.kernel.operands, strict=True)
                 if leaf.kind == "torch" and o.role != "input"
             ]
-            _, group, numbers = groups.setdefault(work.kernel.name, (work.kernel, [], []))
-            group.append(work.arrays)
-            numbers.append(work.number)
+            if mean:
+                self._means += [
+                    leaf.owner
+                    for leaf, o in zip(work.leaves, work.kernel.operands, strict=True)
+                    if leaf.kind == "torch" and o.name == mean
+                ]
+            group = optimizer.groups.of(work.path)
+            mine = groups.setdefault((work.kernel.name, group.index), (work.kernel, group, [], []))
+            mine[2].append(work.arrays)
+            mine[3].append(work.number)
         device = optimizer.device
         self._calls = [
-            _Prepared(kernel, prepare(device, *optimizer.module(kernel, device), kernel, leaves, numbers))
-            for kernel, leaves, numbers in groups.values()
+            _Prepared(kernel, prepare(device, *optimizer.module(kernel, device), kernel, leaves, numbers), group)
+            for kernel, group, leaves, numbers in groups.values()
         ]
+        self._micro = MicroStep(optimizer, works) if mean else None
+        self._only = self._calls[0] if len(self._calls) == 1 else None
+        self._keeps_scalars = bool(optimizer.manifest.scalars)
+        self._process = os.getpid()
 
     @property
     def usable(self) -> bool:
         """False in a process that was forked from the one that made it."""
-        return all(each.call.module.usable for each in self._calls)
+        return self._process == os.getpid()
 
     def step(self, **hypers: Any) -> None:
         """One update, in place.
@@ -100,24 +115,36 @@ class BoundStep:
             HyperparameterError: if one is unknown, missing, NaN or out of its range. Nothing has been changed then.
             DeviceError: in a process that was forked from the one that bound it.
         """
-        if not self.usable:
+        if self._process != os.getpid():
             raise DeviceError("a bound step does not survive a fork: bind again in the child")
-        # Arrays and tensors may hold another number by now, and be equal to themselves all the same.
-        plain = all(type(value) is float or type(value) is int for value in hypers.values())
-        if not plain or hypers != self._given:
-            self._set(hypers)
-            self._given = dict(hypers) if plain else None
+        for value in hypers.values():
+            # Arrays and tensors may hold another number by now, and be equal to themselves all the same.
+            if type(value) is not float and type(value) is not int:
+                self._set(hypers)
+                self._given = None
+                break
+        else:
+            if hypers != self._given:
+                self._set(hypers)
+                self._given = dict(hypers)
+        if self._micro is not None:
+            self.mean_only = None if self._micro.due(self.state) else self._mean_at
+            if self.mean_only is not None:
+                self._micro.run(self.state)
+                if self._means:
+                    memory.bump_versions(self._means)
+                return
         count = int(self.state["step"]) + 1
         for each in self._calls:
             for position, which in each.step_at:
                 each.scalars[position] = part(float(count), which)
             for position, name in each.state_at:
                 each.scalars[position] = self._optimizer.scalar(self.state, name)
-        if len(self._calls) == 1:
-            self._calls[0].call.run(self._calls[0].scalars)
+        if self._only is not None:
+            self._only.call.run(self._only.scalars)
         else:
             run_together([each.call for each in self._calls], [each.scalars for each in self._calls])
-        if self._optimizer.manifest.scalars:
+        if self._keeps_scalars:
             self.state.update(scalar_state(each.call for each in self._calls))
         if self._tensors:
             memory.bump_versions(self._tensors)
@@ -130,11 +157,18 @@ class BoundStep:
             Whether it could: a module that does not work in place in the arrays' own memory needs them.
         """
         calls = [each.call for each in self._calls]
+        if self._micro is not None:
+            # A step makes some of these calls alone; what the others do is known from earlier steps.
+            calls += self._micro.calls
+            known = self._optimizer.trusted
+            known.update(call.kernel.name for call in calls if call.trusted)
+            for call in calls:
+                call.trusted = call.kernel.name in known
         if not all(call.trusted for call in calls):
             return False
-        for each in self._calls:
-            each.call.arrays = ()
-        self._tensors = []
+        for call in calls:
+            call.arrays = ()
+        self._tensors, self._means = [], []
         return True
 
     def _set(self, hypers: dict[str, Any]) -> None:
@@ -143,9 +177,13 @@ class BoundStep:
         if "step" in hypers:
             raise HyperparameterError("'step' is counted in the state: set state['step'] instead")
         values = self._optimizer.resolve({**hypers, "step": 1} if self._optimizer.counts_steps else hypers)
+        if self._micro is not None:
+            assert self._optimizer.manifest.micro is not None
+            self._micro.every = values[self._optimizer.manifest.micro.every]
         for each in self._calls:
             scalars = each.kernel.scalars
             each.state_at = tuple((i, s.hyper) for i, s in enumerate(scalars) if s.hyper in each.kernel.returned)
-            known = {**values, **self._optimizer.manifest.scalars}
+            own = values if each.group.index == 0 else each.group.values(values)
+            known = {**own, **self._optimizer.manifest.scalars}
             each.scalars = [part(known[s.hyper], s.part) for s in scalars]
             each.step_at = tuple((i, s.part) for i, s in enumerate(scalars) if s.hyper == "step")

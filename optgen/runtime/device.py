@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import os
 import sys
@@ -284,6 +285,15 @@ def _forget_after_fork() -> None:
     # so it would if it released them, at its exit or with the last module that is loaded on them.
     for device in _devices.values():
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(device.hal))
+    _devices.clear()
+    if "iree.runtime" in sys.modules:
+        sys.modules["iree.runtime"]._binding.clear_hal_driver_cache()
+
+
+@atexit.register
+def _release() -> None:
+    # Some packages (torch's compiler) keep the interpreter from taking modules down, and then nanobind says at length
+    # that what they hold has leaked.
     _devices.clear()
     if "iree.runtime" in sys.modules:
         sys.modules["iree.runtime"]._binding.clear_hal_driver_cache()

@@ -5,12 +5,13 @@ A call is prepared once, with everything that depends on the leaves, and then ru
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from optgen.artifact import KernelInfo, ModuleInfo
+from optgen.dtypes import SIZES
 from optgen.runtime.call import Call as Call
 from optgen.runtime.device import Binding, Device, get_device, tasks_pay
 from optgen.runtime.memory import writable_alias
@@ -34,6 +35,26 @@ class ListCall(Call):
     def run(self, scalars: Sequence[float]) -> bool:
         """As :meth:`Call.run`."""
         self._bind()
+        lists = self.launch(scalars)
+        reads, moved = [], False
+        for i in self.results:
+            for j, (binding, leaf) in enumerate(zip(self.bindings[i], self.arrays, strict=True)):
+                view = lists[i].get_as_object(j, self.module.runtime.HalBufferView)
+                same = self.same(binding, view)
+                moved |= not same
+                if binding.staged or not same:
+                    reads.append((view, leaf[i]))
+        self.device.read_all(reads)
+        return not moved
+
+    def launch(self, scalars: Sequence[float]) -> list[Any]:
+        """Updates what is on the device, and leaves it there.
+
+        Returns:
+            For each operand, the list of its views.
+        """
+        if not self.bindings:
+            self._bind()
         rt = self.module.runtime
         lists = []
         arguments = rt.VmVariantList(len(self.bindings) + len(scalars))
@@ -48,16 +69,7 @@ class ListCall(Call):
         outputs = rt.VmVariantList(1 + len(self.kernel.returned))
         self.module.invoke(arguments, outputs)
         self.returned = [float(outputs.get_variant(1 + i)) for i in range(len(self.kernel.returned))]
-        reads, moved = [], False
-        for i in self.results:
-            for j, (binding, leaf) in enumerate(zip(self.bindings[i], self.arrays, strict=True)):
-                view = lists[i].get_as_object(j, rt.HalBufferView)
-                same = self.same(binding, view)
-                moved |= not same
-                if binding.staged or not same:
-                    reads.append((view, leaf[i]))
-        self.device.read_all(reads)
-        return not moved
+        return lists
 
     def same(self, binding: Binding, view: Any) -> bool:
         """Whether ``view`` is the memory of ``binding``."""
@@ -105,3 +117,9 @@ def run_together(calls: Sequence[Call], scalars: Sequence[Sequence[float]]) -> b
         totals += [column.total([line[i] for line in found]) for i, column in enumerate(trees)]
     kept = [call.apply([*numbers, *totals]) for call, numbers in zip(staged, scalars, strict=True)]
     return all(kept)
+
+
+def scalar_state(calls: Iterable[Call]) -> dict[str, float]:
+    """The scalar state after these calls, from the one with the widest arithmetic; empty where there is none."""
+    widest = max(calls, key=lambda call: SIZES[call.kernel.dtypes["compute"]], default=None)
+    return {} if widest is None else dict(zip(widest.kernel.returned, widest.returned, strict=True))

@@ -17,12 +17,19 @@ from optgen.runtime.optimizer import Optimizer
 from optgen.runtime.transform import TreeOptimizer
 
 
-def load(path: str | os.PathLike[str], device: str | None = None, *, compute_dtype: Any = None, **defaults: Any) -> Any:
+def load(
+    path: str | os.PathLike[str],
+    device: str | None = None,
+    *,
+    compute_dtype: Any = None,
+    groups: Mapping[str, Mapping[str, Any]] | None = None,
+    **defaults: Any,
+) -> Any:
     """Loads and verifies a bundle.
 
     Args:
         path: a directory, or a file that ends in ``.optgen``.
-        device, compute_dtype: see :class:`Optimizer`.
+        device, compute_dtype, groups: see :class:`Optimizer`.
         defaults: hyperparameters for steps that do not give them.
 
     Returns:
@@ -35,12 +42,13 @@ def load(path: str | os.PathLike[str], device: str | None = None, *, compute_dty
     """
     files = read_files(path)
     if kind_of_bundle(files[MANIFEST]) == "transform":
-        if given := [*defaults, *(["compute_dtype"] if compute_dtype is not None else [])]:
+        others = {"compute_dtype": compute_dtype, "groups": groups}
+        if given := [*defaults, *(name for name, value in others.items() if value is not None)]:
             raise HyperparameterError(
                 f"'{given[0]}' must not be given with an optax transformation: it is compiled in, or in the state"
             )
         return TreeOptimizer(transform_of(path, files), device)
-    return Optimizer(read_bundle(path), device, defaults, compute_dtype=compute_dtype)
+    return Optimizer(read_bundle(path), device, defaults, compute_dtype=compute_dtype, groups=groups)
 
 
 @lru_cache(maxsize=64)
@@ -67,13 +75,14 @@ def prebuilt(
     *,
     convention: str | None = None,
     compute_dtype: Any = None,
+    groups: Mapping[str, Mapping[str, Any]] | None = None,
     **settings: Any,
 ) -> Optimizer:
     """An optimizer from the bundles that come with optgen: no compiler, no JAX.
 
     Args:
         rule: name of the rule.
-        device, compute_dtype: see :class:`Optimizer`.
+        device, compute_dtype, groups: see :class:`Optimizer`.
         convention: whose arithmetic; by default torch's, or optax's where torch has no such rule.
         settings: structure (``nesterov=True``) and defaults for hyperparameters.
 
@@ -91,7 +100,7 @@ def prebuilt(
     found = get_rule(rule, convention)
     structure, defaults = split_settings(found.flags, found.optional, settings)
     variant = Variant.of(found, structure=structure)
-    return Optimizer(prebuilt_bundle(variant.name), device, defaults, compute_dtype=compute_dtype)
+    return Optimizer(prebuilt_bundle(variant.name), device, defaults, compute_dtype=compute_dtype, groups=groups)
 
 
 def split_settings(

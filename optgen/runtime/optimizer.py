@@ -16,10 +16,12 @@ from optgen.dtypes import dtype_name, from_float64, stored_as, to_float64
 from optgen.errors import HyperparameterError, LeafError, TreeError
 from optgen.hyper import Hyper, part
 from optgen.runtime import memory
-from optgen.runtime.bound import BoundStep, scalar_state
+from optgen.runtime.bound import BoundStep
 from optgen.runtime.device import Device, get_device
-from optgen.runtime.execute import prepare, run_together
+from optgen.runtime.execute import prepare, run_together, scalar_state
+from optgen.runtime.groups import Groups
 from optgen.runtime.memory import Leaf
+from optgen.runtime.micro import MicroStep
 from optgen.runtime.module import LoadedModule, check_runtime
 from optgen.runtime.recall import Recalled
 from optgen.runtime.select import choose
@@ -53,6 +55,8 @@ class Optimizer:
         defaults: hyperparameters for steps that do not give them.
         compute_dtype: the arithmetic to use where the bundle has a choice: ``f32`` for speed in cache, ``f64``, the
             default, for exact results.
+        groups: hyperparameters for the leaves whose paths match a pattern, instead of those in the bundle; see
+            :class:`optgen.runtime.groups.Groups`.
 
     Raises:
         DeviceError: if the device is not there, or the bundle has no module for it.
@@ -76,6 +80,7 @@ class Optimizer:
         defaults: Mapping[str, Any] | None = None,
         *,
         compute_dtype: Any = None,
+        groups: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         self.bundle = bundle
         # Of several kernels for the same dtypes the first is used: the one with the arithmetic that is asked for.
@@ -87,11 +92,16 @@ class Optimizer:
                 f"'compute_dtype' must be one that the bundle has, {have} (got {compute_dtype!r})"
             )
         self._modules: dict[tuple[str, str], LoadedModule] = {}
+        #: Kernels that are known to work in the arrays' own memory.
+        self.trusted: set[str] = set()
         self._recalled: Recalled | None = None
         self._hypers = {h.name: h for h in bundle.manifest.hypers}
         self._defaults = {h.name: h.default for h in bundle.manifest.hypers if h.default is not None}
         for name, value in (defaults or {}).items():
             self._defaults[name] = self._hyper(name).check(value)
+        self.groups = Groups(
+            bundle.manifest.groups if groups is None else groups, self._hyper, _common(bundle.manifest)
+        )
         check_runtime(bundle.manifest.min_runtime)
         if device is None:
             backends = [m.backend for k in bundle.manifest.kernels for m in k.modules]
@@ -152,7 +162,10 @@ class Optimizer:
         given = {name: (self._hyper(name), value) for name, value in {**self._defaults, **hypers}.items()}
         values = {}
         for name, (hyper, value) in given.items():
-            found = match(leaves, value, name) if is_tree(value) else dict.fromkeys(leaves, value)
+            if is_tree(value):
+                found = match(leaves, value, name)
+            else:
+                found = {path: self.groups.of(path).numbers.get(name, value) for path in leaves}
             if name in hypers or name in self.manifest.init.values():
                 values[name] = {path: hyper.check(_number(v)) for path, v in found.items()}
         for start in self.manifest.init.values():
@@ -257,6 +270,17 @@ class Optimizer:
             return params, state
         count = int(state["step"]) + 1
         numbers = {n: v for n, v in hypers.items() if n not in manifest.per_element}
+        if manifest.micro is not None:
+            micro = MicroStep(self, works)
+            given = {**numbers, **({"step": count} if self.counts_steps else {})}
+            micro.every = self._resolve(given, leaves_of(params))(None)[manifest.micro.every]
+            if not micro.due(state):
+                new_state = {**state}
+                micro.run(new_state)
+                new_state[manifest.micro.state] = self._write_back(works, trees, [manifest.micro.state])[
+                    manifest.micro.state
+                ]
+                return params, new_state
         numbers |= {n: self.scalar(state, n) for n in manifest.scalars}
         results = self._apply(works, trees, {**numbers, **({"step": count} if self.counts_steps else {})})
         if isinstance(state, dict) and all(results[n] is state[n] for n in manifest.state):
@@ -278,7 +302,10 @@ class Optimizer:
         finally:
             bound.state = {}
         if recalled.tensors:
-            memory.bump_versions([leaves[i] for i in recalled.tensors])
+            mean = bound.mean_only
+            memory.bump_versions(
+                [leaves[i] for i, tree in zip(recalled.tensors, recalled.owners, strict=True) if mean in (None, tree)]
+            )
         return True
 
     def apply(self, trees: Mapping[str, Any], hypers: Mapping[str, Any]) -> dict[str, Any]:
@@ -296,7 +323,8 @@ class Optimizer:
         """:meth:`apply` on leaves that have been collected from ``trees``."""
         scalars = {n: self.scalar(hypers, n) if n in hypers else v for n, v in self.manifest.scalars.items()}
         hypers = {n: v for n, v in hypers.items() if n not in scalars}
-        if scalars and (each := next((n for n, v in hypers.items() if is_tree(v)), None)):
+        common = _common(self.manifest)
+        if scalars and (each := next((n for n, v in hypers.items() if is_tree(v) and n in common), None)):
             raise HyperparameterError(
                 f"'{each}' must be one number for all leaves: '{self.manifest.rule}' keeps '{next(iter(scalars))}', "
                 "which is one number for the whole tree"
@@ -308,10 +336,14 @@ class Optimizer:
         names = [o.name for o in self.manifest.kernels[0].operands if o.role != "input"]
         if works:
             scalars |= self._run(works)
+        return {**self._write_back(works, trees, names), **scalars}
+
+    def _write_back(self, works: list[Work], trees: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+        """The trees of the operands ``names``, after the kernels have written the memory that they use."""
         fresh: dict[str, dict[str, Any]] = {n: {} for n in names}
         for work in works:
             for leaf, array, operand in zip(work.leaves, work.arrays, work.kernel.operands, strict=True):
-                if operand.role == "input":
+                if operand.name not in names:
                     continue
                 if leaf.kind == "jax":
                     fresh[operand.name][leaf.path] = memory.to_kind(array, leaf.dtype, "jax")
@@ -319,7 +351,7 @@ class Optimizer:
                     leaf.array[...] = array
                 if leaf.kind == "torch":
                     memory.bump_versions([leaf.owner])
-        return {**{n: _replace(trees[n], fresh[n]) if fresh[n] else trees[n] for n in names}, **scalars}
+        return {n: _replace(trees[n], fresh[n]) if fresh[n] else trees[n] for n in names}
 
     # Collecting and checking: nothing is written before all of it has passed.
 
@@ -431,16 +463,16 @@ class Optimizer:
         return "step" in self._hypers
 
     def resolve(self, hypers: Mapping[str, Any]) -> dict[str, float]:
-        """All hyperparameters as numbers, those given or the defaults.
+        """All hyperparameters as numbers, those given or the defaults, of leaves that have none of their own.
 
         Raises:
             HyperparameterError: if one is unknown, missing or out of its range.
         """
-        values: dict[str, float] = self._resolve(hypers, {})("")
+        values: dict[str, float] = self._resolve(hypers, {})(None)
         return values
 
     def _resolve(self, hypers: Mapping[str, Any], paths: Mapping[str, Any]) -> Any:
-        """A function from a leaf's path to its hyperparameters, all checked now."""
+        """A function from a leaf's path, or None for what they have in common, to hyperparameters, checked now."""
         common: dict[str, float] = {}
         single: dict[str, dict[str, float]] = {}
         for name, value in {**self._defaults, **hypers}.items():
@@ -455,9 +487,15 @@ class Optimizer:
         for name in self._hypers:
             if name not in common and name not in single and name not in self.manifest.per_element:
                 raise HyperparameterError(f"'{name}' must be given: rule '{self.manifest.rule}' has no default for it")
-        if not single:
-            return lambda path: common
-        return lambda path: {**common, **{name: values[path] for name, values in single.items()}}
+
+        def values(path: str | None) -> dict[str, float]:
+            if path is None:
+                return common
+            group = self.groups.of(path)
+            found = common if group.index == 0 else group.values(common)
+            return {**found, **{name: numbers[path] for name, numbers in single.items()}} if single else found
+
+        return values
 
     def _tree_name(self, operand: str) -> str:
         if operand == self.manifest.param:
@@ -471,15 +509,15 @@ class Optimizer:
     def _run(self, works: Sequence[Work]) -> dict[str, float]:
         """Updates the leaves. Returns the new scalar state."""
         device = self.device
-        groups: dict[tuple[str, tuple[float, ...]], list[Work]] = {}
+        groups: dict[tuple[str, int, tuple[float, ...]], list[Work]] = {}
         for work in works:
-            groups.setdefault((work.kernel.name, work.scalars), []).append(work)
+            groups.setdefault((work.kernel.name, self.groups.of(work.path).index, work.scalars), []).append(work)
         calls = []
         for group in groups.values():
             kernel = group[0].kernel
             arrays, numbers = [work.arrays for work in group], [work.number for work in group]
             calls.append(prepare(device, *self.module(kernel, device), kernel, arrays, numbers))
-        run_together(calls, [scalars for _, scalars in groups])
+        run_together(calls, [scalars for _, _, scalars in groups])
         return scalar_state(calls)
 
     @property
@@ -500,6 +538,16 @@ class Optimizer:
     def __repr__(self) -> str:
         kernels = ", ".join(k.name for k in self.manifest.kernels)
         return f"Optimizer({self.manifest.variant!r}, device={self.device_name!r}, kernels=[{kernels}])"
+
+
+def _common(manifest: Manifest) -> dict[str, str]:
+    """The hyperparameters that must be the same for all leaves, each with the reason."""
+    numbers = ", ".join(f"'{name}'" for name in manifest.scalars)
+    why = f"it must be one number for all leaves, since {numbers} of '{manifest.rule}' is one for the whole tree"
+    found = dict.fromkeys(manifest.common, why)
+    if manifest.micro is not None:
+        found[manifest.micro.every] = "it must be one number for all leaves, which are updated together"
+    return found
 
 
 def _replace(tree: Any, leaves: Mapping[str, Any]) -> Any:

@@ -28,6 +28,7 @@ class Recalled:
 
     Attributes:
         tensors: positions of the torch tensors, among the leaves, that a step writes.
+        owners: for each of them, the position of its tree.
     """
 
     def __init__(self, trees: Sequence[Any], written: Sequence[bool], bound: BoundStep) -> None:
@@ -35,11 +36,13 @@ class Recalled:
         leaves: list[Any] = []
         self.keys: list[Any] = []
         self.tensors: list[int] = []
-        for tree, changes in zip(trees, written, strict=True):
+        self.owners: list[int] = []
+        for owner, (tree, changes) in enumerate(zip(trees, written, strict=True)):
             start = len(leaves)
             _outline(tree, leaves, self.keys)
             if changes:
                 self.tensors += [i for i in range(start, len(leaves)) if kind_of(leaves[i]) == "torch"]
+                self.owners += [owner] * (len(self.tensors) - len(self.owners))
         self.leaves = [None if leaf is None else weakref.ref(leaf) for leaf in leaves]
         self.probes = [_probe(leaf) for leaf in leaves]
 

@@ -14,7 +14,7 @@ from optgen.artifact.transform import FunctionInfo, TensorInfo, TransformBundle,
 from optgen.dtypes import INTEGERS, element_name, from_float64, numpy_dtype, storage_dtype, to_float64
 from optgen.errors import DeviceError, LeafError, TreeError
 from optgen.runtime import memory
-from optgen.runtime.device import Binding, Device, device_for
+from optgen.runtime.device import Binding, Device, get_device, tasks_pay
 from optgen.runtime.execute import Call, prepare
 from optgen.runtime.memory import Leaf
 from optgen.runtime.module import LoadedModule, check_runtime
@@ -219,9 +219,11 @@ class TreeOptimizer:
 
     # Modules.
 
-    def device(self) -> Device:
-        """What the modules run on."""
-        return device_for(self.device_name, self._elements)
+    def device(self, *, shared: bool = True) -> Device:
+        """What the modules run on: for the head, whose work the caller cannot share, all threads if they pay."""
+        if self.device_name == "cpu" and not shared and tasks_pay(self._elements):
+            return get_device("local-task")
+        return get_device(self.device_name)
 
     def module(self, compiled: Compiled, device: Device, entry: str) -> tuple[Any, LoadedModule]:
         """The module of a kernel or function for ``device``, loaded."""
@@ -243,7 +245,7 @@ class _Function:
 
     def __init__(self, optimizer: TreeOptimizer, info: FunctionInfo, arrays: Sequence[np.ndarray]) -> None:
         self.info = info
-        self.device = optimizer.device()
+        self.device = optimizer.device(shared=False)
         _, self.module = optimizer.module(info, self.device, "main")
         arguments = optimizer.manifest.arguments
         self.arrays = [(arrays[i], arguments[i]) for i in info.reads]

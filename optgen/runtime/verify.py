@@ -74,7 +74,7 @@ def verify_bundle(bundle: Bundle, devices: Iterable[str] | None = None) -> list[
     names = dict.fromkeys(devices if devices is not None else (name for name, _ in list_devices()))
     present = [get_device(name) for name in names]
     results = []
-    for kernel in bundle.manifest.kernels:
+    for kernel in bundle.manifest.all_kernels:
         probes = _Probes(bundle, kernel)
         for device in present:
             for info in kernel.modules:

@@ -18,14 +18,10 @@ _T = TypeVar("_T")
 
 
 class Aside:
-    """The threads of a pool, and where they may run. Does nothing on systems that cannot tell.
-
-    Attributes:
-        threads: their system's numbers.
-    """
+    """The threads of a pool, and where they may run. Does nothing on systems that cannot tell."""
 
     def __init__(self) -> None:
-        self.threads: list[int] = []
+        self._started: set[int] = set()
         self._core = -1
         self._current: Callable[[], int] | None = None
         self._cores: set[int] = set()
@@ -34,11 +30,16 @@ class Aside:
         """Calls ``make``, and takes the threads of IREE that it starts for those of the pool."""
         before = _threads()
         made = make()
-        self.threads = [t for t in _threads() - before if _name(t).startswith("iree-")]
-        if self.threads and hasattr(os, "sched_getaffinity"):
+        self._started = _threads() - before
+        if self._started and hasattr(os, "sched_getaffinity"):
             self._cores = os.sched_getaffinity(0)
             self._current = getattr(ctypes.CDLL(None), "sched_getcpu", None)
         return made
+
+    @property
+    def threads(self) -> list[int]:
+        """The system's numbers of the pool's threads. They give themselves their names, some time after they start."""
+        return [thread for thread in self._started if _name(thread).startswith("iree-")]
 
     def step(self) -> None:
         """Moves the pool off the caller's core, if it is not yet."""

@@ -37,7 +37,13 @@ class Target:
     note: str = ""
 
     def check(
-        self, dtypes: Iterable[str], *, reduces: bool = False, elementwise: bool = True, random: bool = False
+        self,
+        dtypes: Iterable[str],
+        *,
+        reduces: bool = False,
+        elementwise: bool = True,
+        over_tree: bool = False,
+        random: bool = False,
     ) -> None:
         """Refuses kernels that would not compile for the target, or would be wrong on it.
 
@@ -45,6 +51,7 @@ class Target:
             dtypes: element types of the operands.
             reduces: whether the kernel reduces whole leaves.
             elementwise: whether it treats each element by itself otherwise.
+            over_tree: whether it reduces all leaves of the tree together.
             random: whether it rounds at random.
 
         Raises:
@@ -63,6 +70,11 @@ class Target:
                     f"target '{self.name}' cannot run this rule on {dtype} leaves: devices without 16-bit storage "
                     "need leaves padded to an even size, which only elementwise rules allow. Use f32 params"
                 )
+        if over_tree and self.style.vector is None:
+            raise UnsupportedTargetError(
+                f"target '{self.name}' cannot run rules that reduce the whole tree (global norms, skipped updates): "
+                "its modules take leaf by leaf, and would reduce each for itself. Compile for cpu"
+            )
         if self.backend == "vulkan" and reduces:
             raise UnsupportedTargetError(
                 f"target '{self.name}' cannot run rules that reduce whole leaves (norms, means): Mesa's software "

@@ -158,7 +158,7 @@ def code_values(name: str) -> np.ndarray:
     magnitude = np.arange(256) & code.top
     exponent, mantissa = magnitude >> code.mantissa, magnitude & ((1 << code.mantissa) - 1)
     whole = np.where(exponent == 0, mantissa, mantissa + (1 << code.mantissa))
-    values = np.ldexp(whole.astype(np.float64), code.lowest - code.mantissa + np.maximum(exponent - 1, 0))
+    values: np.ndarray = np.ldexp(whole.astype(np.float64), code.lowest - code.mantissa + np.maximum(exponent - 1, 0))
     values = np.where(np.arange(256) > code.top, -values, values)
     values.flags.writeable = False
     return values
@@ -174,7 +174,8 @@ def _nearest_code(values: np.ndarray, name: str) -> np.ndarray:
         up, down = steps[above] - magnitude, magnitude - steps[below]
     nearest = np.where((up < down) | ((up == down) & (above % 2 == 0)), above, below)
     nearest = np.where(magnitude >= steps[code.top], code.top, nearest)
-    return np.where(code.signed & np.signbit(values), nearest + 128, nearest).astype(np.uint8)
+    signed: np.ndarray = np.where(code.signed & np.signbit(values), nearest + 128, nearest)
+    return signed.astype(np.uint8)
 
 
 def to_float64(array: np.ndarray, name: str) -> np.ndarray:

@@ -334,7 +334,9 @@ def kernel_from_json(data: Mapping[str, Any]) -> KernelInfo:
     return KernelInfo(
         name=data["name"],
         dtypes=dict(data["dtypes"]),
-        operands=tuple(OperandInfo(o["name"], o["dtype"], o["role"], o.get("rounding", "nearest")) for o in data["operands"]),
+        operands=tuple(
+            OperandInfo(o["name"], o["dtype"], o["role"], o.get("rounding", "nearest")) for o in data["operands"]
+        ),
         scalars=tuple(Scalar(s["hyper"], s["part"]) for s in data["scalars"]),
         in_place=data["in_place"],
         reason=data["reason"],

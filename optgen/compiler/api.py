@@ -9,8 +9,7 @@ from optgen.artifact import LeafInfo
 from optgen.compiler.build import Progress, build_bundle
 from optgen.compiler.transform import compile_transformation
 from optgen.dsl.rule import Rule
-from optgen.dsl.variant import SEED, Variant
-from optgen.dtypes import CODES
+from optgen.dsl.variant import SEED, Variant, has_eight_bits
 from optgen.errors import HyperparameterError, LeafError
 from optgen.interop.optax import Transformation, is_transformation
 from optgen.rules import get_rule
@@ -64,7 +63,8 @@ def compile(
             ``{"m": "bf16"}``. ``f8m`` and ``f8v`` are floats of 8 bits, with and without a sign, held as uint8; ``f8``
             is those for tensors that are called m and v. See docs/low_precision.md.
         compute_dtype: of the arithmetic; by default f64 for f32 and f64 params, so that results are rounded once, and
-            f32 for 16-bit params or state of 16 bits or less. f32 is faster where memory is not what the update waits for.
+            f32 for 16-bit params, and where state has 16 bits or less. f32 is faster where memory is not what the
+            update waits for.
         rounding: ``stochastic`` rounds what is bf16 up or down at random, right on average, by the hyperparameter
             ``seed``, the step and the element's place in the tree. 8-bit state always is.
         master: keep f32 weights in the state, as ``master``, which 16-bit params are rounded from.
@@ -116,10 +116,9 @@ def compile(
     found = get_rule(rule, convention)
     structure, values = split_settings(found.flags, found.optional, settings)
     baked = _baked(found, bake, values)
-    eight_bits = not set(CODES).isdisjoint(state_dtype.values() if isinstance(state_dtype, Mapping) else [])
     variant = Variant.of(
         found, structure=structure, bake=baked, per_element=per_element,
-        rounding=rounding, eight_bits=eight_bits or state_dtype == "f8", master=master,
+        rounding=rounding, eight_bits=has_eight_bits(state_dtype), master=master,
     )  # fmt: skip
     for name in values:
         if name != SEED or not variant.seeded:

@@ -167,9 +167,7 @@ def _build_kernel(
     modules = []
     for target in targets:
         try:
-            target.check(
-                used, reduces=reduces, elementwise=kernel.in_place, over_tree=trees, random=spec.random
-            )
+            target.check(used, reduces=reduces, elementwise=kernel.in_place, over_tree=trees, random=spec.random)
         except UnsupportedTargetError:
             if skip_unsupported:
                 continue

@@ -6,7 +6,6 @@ a module of its own that only reads. See :mod:`optgen.lower.split`.
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import re
 from collections.abc import Mapping, Sequence

@@ -18,6 +18,13 @@ _EIGHT_BITS = {"m": "f8m", "v": "f8v"}
 _RNG = (Scalar(SEED, "low"), Scalar(SEED, "high"), Scalar("step", "low"), Scalar("step", "high"))
 
 
+def has_eight_bits(state: Any) -> bool:
+    """Whether a ``state_dtype`` asks for 8-bit state."""
+    return (
+        state == "f8" if isinstance(state, str) else isinstance(state, Mapping) and bool({*state.values()} & {*CODES})
+    )
+
+
 @dataclass(frozen=True)
 class Operand:
     """One tensor argument of a kernel, all of the leaf's shape.
@@ -277,7 +284,7 @@ class Dtypes:
 
     @property
     def name(self) -> str:
-        """``f32``; where others differ from their defaults, ``bf16-gf32``, ``f32-sbf16``, ``f32-m_f8m``, ``f32-cf32``."""
+        """``f32``; where others differ from their defaults, ``bf16-gf32``, ``f32-sbf16``, ``f32-m_f8m``..."""
         text = self.param
         if self.grad != self.param:
             text += f"-g{self.grad}"

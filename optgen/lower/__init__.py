@@ -91,7 +91,7 @@ def lower(spec: KernelSpec, shapes: Sequence[tuple[int, ...]] | None = None) -> 
             ) from error
         if any(o.coded for o in spec.operands):
             raise LoweringError(
-                f"rule '{spec.variant.rule.name}' cannot have 8-bit state, or be rounded at random: it runs out of place"
+                f"rule '{spec.variant.rule.name}' runs out of place, without 8-bit state and rounding at random"
             ) from error
         # Exact arithmetic is a promise of elementwise kernels; a matmul in f64 would not even compile for Vulkan.
         spec = spec.variant.kernel(dataclasses.replace(spec.dtypes, compute=spec.dtypes.state))

@@ -96,9 +96,7 @@ def encode(result: str, x: str, dtype: str, word: str, half: int) -> list[str]:
         # The bits of NaN must not be counted up into those of a number.
         nan = w.add(f"arith.cmpf uno, {x}, {x}", "f32")
         quiet = w.op("ori", bits, 0x400000)
-        short = w.add(
-            f"arith.trunci {w.op('shrui', w.add(f'arith.select {nan}, {quiet}, {up}'), 16)}", "i32 to i16"
-        )
+        short = w.add(f"arith.trunci {w.op('shrui', w.add(f'arith.select {nan}, {quiet}, {up}'), 16)}", "i32 to i16")
         return [*w.lines, f"{result} = arith.bitcast {short} : i16 to bf16"]
     code = CODES[dtype]
     spare, normal, low = _offsets(dtype)

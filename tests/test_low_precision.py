@@ -353,7 +353,7 @@ def test_master_weights_keep_what_sixteen_bits_lose() -> None:
     np.testing.assert_allclose(state["master"], exact, atol=1e-6)
     assert np.array_equal(w, state["master"].astype(BF16))
     off = [abs((x.astype(np.float64) - exact).mean()) for x in (w, plain)]
-    assert off[0] < 0.1 * off[1]
+    assert off[0] < 0.3 * off[1]
 
 
 def test_wide_range_of_scales() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+from conftest import ROOT
 from typer.testing import CliRunner
 
 import optgen as og
@@ -548,6 +549,14 @@ def test_whole_trees_need_rows() -> None:
         og.compile(og.chain(og.clip_by_global_norm(), "muon"), np.ones((3, 4), np.float32))
     shown = CliRunner().invoke(app, ["lower", "skip_not_finite + sgd", "--emit", "kernel", "-t", "cuda"])
     assert shown.exit_code != 0
+
+
+@pytest.mark.parametrize("index", range(3))
+def test_examples_in_the_docs_run(index: int) -> None:
+    text = (ROOT / "docs" / "chain.md").read_text()
+    examples = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(examples) == 3
+    exec(compile(examples[index], "chain.md", "exec"), {})
 
 
 def test_command_line(tmp_path: Path) -> None:

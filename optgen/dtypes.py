@@ -7,12 +7,43 @@ this module import either package.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
 
-SIZES = {"f16": 2, "bf16": 2, "f32": 4, "f64": 8}
-FLOATS = tuple(SIZES)
+FLOATS = ("f16", "bf16", "f32", "f64")
+
+
+@dataclass(frozen=True)
+class Code:
+    """A number in 8 bits, for moments: a float with subnormals, and without infinities and NaN.
+
+    The bits are those of an IEEE float, sign (if there is one), exponent, mantissa, except that the largest exponent is
+    one like the others. What is larger than the largest number becomes that, infinities and NaN too; without a sign, a
+    number is stored as its magnitude.
+
+    Attributes:
+        signed: whether the first bit is a sign.
+        mantissa: bits of the mantissa.
+        lowest: the smallest normal number is 2 to this power; below it numbers are as far apart as just above.
+    """
+
+    signed: bool
+    mantissa: int
+    lowest: int
+
+    @property
+    def top(self) -> int:
+        """The largest code of a magnitude."""
+        return 127 if self.signed else 255
+
+
+#: The element types of 8 bits, and of state alone; numpy has them as uint8.
+CODES = {"f8m": Code(True, 2, -24), "f8v": Code(False, 2, -48)}
+
+SIZES = {"f16": 2, "bf16": 2, "f32": 4, "f64": 8, **dict.fromkeys(CODES, 1)}
 
 #: Element types that compiled functions may take and give besides; optimizer rules have floats alone.
 INTEGERS = {
@@ -96,9 +127,55 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
     return np.dtype({"f16": "float16", "f32": "float32", "f64": "float64"}[name])
 
 
+def state_dtype_name(dtype: Any) -> str:
+    """As :func:`dtype_name`, for what state may have besides: ``f8m`` and ``f8v``.
+
+    Raises:
+        ValueError: if it is none of those.
+    """
+    if isinstance(dtype, str) and dtype in CODES:
+        return dtype
+    try:
+        return dtype_name(dtype)
+    except ValueError:
+        raise ValueError(f"'state_dtype' must be one of {', '.join((*FLOATS, *CODES))} (got {dtype!r})") from None
+
+
+def stored_as(name: str) -> str:
+    """The name of what arrays of elements of type ``name`` hold: ``ui8`` for 8-bit codes, else ``name`` itself."""
+    return "ui8" if name in CODES else name
+
+
 def storage_dtype(name: str) -> np.dtype[Any]:
     """A builtin numpy dtype of the same size: what bits of ``name`` are moved and stored as (bf16 as uint16)."""
-    return np.dtype(np.uint16) if name == "bf16" else numpy_dtype(name)
+    return np.dtype(np.uint16) if name == "bf16" else numpy_dtype(stored_as(name))
+
+
+@cache
+def code_values(name: str) -> np.ndarray:
+    """The numbers, float64, that the 256 codes of an 8-bit type stand for."""
+    code = CODES[name]
+    magnitude = np.arange(256) & code.top
+    exponent, mantissa = magnitude >> code.mantissa, magnitude & ((1 << code.mantissa) - 1)
+    whole = np.where(exponent == 0, mantissa, mantissa + (1 << code.mantissa))
+    values: np.ndarray = np.ldexp(whole.astype(np.float64), code.lowest - code.mantissa + np.maximum(exponent - 1, 0))
+    values = np.where(np.arange(256) > code.top, -values, values)
+    values.flags.writeable = False
+    return values
+
+
+def _nearest_code(values: np.ndarray, name: str) -> np.ndarray:
+    code = CODES[name]
+    steps = code_values(name)[: code.top + 1]
+    magnitude = np.nan_to_num(np.abs(values), nan=np.inf)
+    above = np.minimum(np.searchsorted(steps, magnitude), code.top)
+    below = np.maximum(above - 1, 0)
+    with np.errstate(invalid="ignore"):
+        up, down = steps[above] - magnitude, magnitude - steps[below]
+    nearest = np.where((up < down) | ((up == down) & (above % 2 == 0)), above, below)
+    nearest = np.where(magnitude >= steps[code.top], code.top, nearest)
+    signed: np.ndarray = np.where(code.signed & np.signbit(values), nearest + 128, nearest)
+    return signed.astype(np.uint8)
 
 
 def to_float64(array: np.ndarray, name: str) -> np.ndarray:
@@ -106,11 +183,16 @@ def to_float64(array: np.ndarray, name: str) -> np.ndarray:
     if name == "bf16":
         bits = np.ascontiguousarray(array).view(np.uint16).astype(np.uint32) << 16
         return bits.view(np.float32).astype(np.float64)
+    if name in CODES:
+        decoded: np.ndarray = code_values(name)[np.asarray(array)]
+        return decoded
     return np.asarray(array).astype(np.float64)
 
 
 def from_float64(array: np.ndarray, name: str) -> np.ndarray:
     """``array`` rounded to nearest-even to type ``name``; bf16 comes as uint16 bits."""
+    if name in CODES:
+        return _nearest_code(np.asarray(array, np.float64), name)
     if name != "bf16":
         return np.asarray(array, np.float64).astype(storage_dtype(name))
     # Through f32 would round twice; rounding to odd first makes the second rounding exact.
@@ -125,8 +207,10 @@ def from_float64(array: np.ndarray, name: str) -> np.ndarray:
     return np.where(np.isnan(wide), np.uint32(0x7FC0), rounded).astype(np.uint16)
 
 
-_MANTISSA = {"f16": 10, "bf16": 7, "f32": 23, "f64": 52}
-_MIN_EXPONENT = {"f16": -14, "bf16": -126, "f32": -126, "f64": -1022}
+_MANTISSA = {"f16": 10, "bf16": 7, "f32": 23, "f64": 52, **{name: code.mantissa for name, code in CODES.items()}}
+_MIN_EXPONENT = {
+    "f16": -14, "bf16": -126, "f32": -126, "f64": -1022, **{name: code.lowest for name, code in CODES.items()},
+}  # fmt: skip
 
 
 def ulp(values: np.ndarray, name: str) -> np.ndarray:

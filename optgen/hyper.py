@@ -14,14 +14,19 @@ from typing import Any, Literal
 
 from optgen.errors import HyperparameterError
 
-Kind = Literal["scalar", "decay", "step"]
-Part = Literal["value", "complement", "log"]
+Kind = Literal["scalar", "decay", "step", "seed"]
+Part = Literal["value", "complement", "log", "low", "high"]
 
 PARTS: dict[Kind, tuple[Part, ...]] = {
     "scalar": ("value",),
     "step": ("value",),
     "decay": ("value", "complement", "log"),
+    "seed": ("low", "high"),
 }
+
+#: Whole numbers below this are a seed; the two halves of its bits, or a step's, are exact in any arithmetic.
+SEEDS = 2**32
+_HALF = 2**16
 
 #: Stands for log 0: finite, so that ``0 * log`` is 0, and so low that ``exp`` of any multiple is 0 in f64.
 LOG_OF_ZERO = -1.0e4
@@ -33,7 +38,8 @@ class Hyper:
 
     Attributes:
         name: as in the rule's signature.
-        kind: ``scalar``, ``decay`` (a rate in [0, 1]) or ``step`` (the 1-based number of the update).
+        kind: ``scalar``, ``decay`` (a rate in [0, 1]), ``step`` (the 1-based number of the update) or ``seed`` (of
+            random rounding).
         default: used where the caller gives none; None means that the caller must give one.
         signed: whether negative values are allowed (a decay rate never is).
         closed: for a decay rate, whether 1 itself is allowed.
@@ -62,6 +68,9 @@ class Hyper:
                 raise HyperparameterError(
                     f"'{self.name}' must be a whole number of at least {0 if self.closed else 1} (got {value!r})"
                 )
+        elif self.kind == "seed":
+            if number != math.floor(number) or not 0 <= number < SEEDS:
+                raise HyperparameterError(f"'{self.name}' must be a whole number in [0, 2**32) (got {value!r})")
         elif self.kind == "decay":
             if number < 0 or number > 1 or (number == 1 and not self.closed):
                 raise HyperparameterError(f"'{self.name}' must be in [0, 1{']' if self.closed else ')'} (got {number})")
@@ -81,12 +90,15 @@ def part(value: float, which: Part) -> float:
         return value
     if which == "complement":
         return 1.0 - value
+    if which in ("low", "high"):
+        high, low = divmod(int(value), _HALF)
+        return float(low if which == "low" else high % _HALF)
     return math.log(value) if value > 0 else LOG_OF_ZERO
 
 
 @dataclass(frozen=True)
 class Scalar:
-    """One scalar argument of a module: a part of a hyperparameter, or a piece of scalar state."""
+    """One scalar argument of a module: a part of a hyperparameter or of the step, or a piece of scalar state."""
 
     hyper: str
     part: Part = "value"

@@ -7,6 +7,8 @@ History of the format:
 * 2 (2026-11): modules by rows have an entry point for each stage of reductions, take fences, and rows with their
   leaf's number and size (``abi`` is ``stages``); kernels say which reductions their stages hold. Those of format 1
   (``rows``) are still called.
+* 3 (2026-11): operands of 8 bits, and rounding at random, for which rows have two more columns. Bundles without such
+  kernels are still written as format 2.
 """
 
 from __future__ import annotations
@@ -21,18 +23,23 @@ import numpy as np
 from optgen.errors import BundleError, BundleVersionError
 from optgen.hyper import Hyper, Scalar
 
-FORMAT = 2
+FORMAT = 3
 
 _KINDS = {"rule": "an optimizer rule", "function": "a function", "transform": "an optax transformation"}
 
 
 @dataclass(frozen=True)
 class OperandInfo:
-    """One tensor argument: its name, element type, and role (``param``, ``state`` or ``input``)."""
+    """One tensor argument: its name, element type, role (``param``, ``state`` or ``input``) and rounding.
+
+    Attributes:
+        rounding: ``nearest``, or ``stochastic`` where it is rounded at random.
+    """
 
     name: str
     dtype: str
     role: str
+    rounding: str = "nearest"
 
 
 @dataclass(frozen=True)
@@ -111,6 +118,7 @@ class KernelInfo:
         stages: the reductions that come before the update, by stages: those of one need the totals of those before.
         leafwise: whether it must know where leaves begin and end, so that neighbours cannot be one.
         returned: the scalar state among the scalars; modules return it anew after their other results.
+        indexed: whether it rounds at random: rows then say where in their leaf they start, and the leaf's number.
     """
 
     name: str
@@ -127,6 +135,7 @@ class KernelInfo:
     stages: tuple[tuple[ReductionInfo, ...], ...] = ()
     leafwise: bool = False
     returned: tuple[str, ...] = ()
+    indexed: bool = False
 
     def operand(self, name: str) -> OperandInfo:
         """The operand of that name."""
@@ -325,7 +334,9 @@ def kernel_from_json(data: Mapping[str, Any]) -> KernelInfo:
     return KernelInfo(
         name=data["name"],
         dtypes=dict(data["dtypes"]),
-        operands=tuple(OperandInfo(o["name"], o["dtype"], o["role"]) for o in data["operands"]),
+        operands=tuple(
+            OperandInfo(o["name"], o["dtype"], o["role"], o.get("rounding", "nearest")) for o in data["operands"]
+        ),
         scalars=tuple(Scalar(s["hyper"], s["part"]) for s in data["scalars"]),
         in_place=data["in_place"],
         reason=data["reason"],
@@ -337,4 +348,5 @@ def kernel_from_json(data: Mapping[str, Any]) -> KernelInfo:
         stages=tuple(tuple(ReductionInfo(r["op"], r["tree"]) for r in stage) for stage in data.get("stages", ())),
         leafwise=data.get("leafwise", False),
         returned=tuple(data.get("returned", ())),
+        indexed=data.get("indexed", False),
     )

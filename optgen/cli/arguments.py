@@ -102,8 +102,8 @@ def parse_bake(texts: Iterable[str], settings: dict[str, Any]) -> list[str]:
     return [text.partition("=")[0].strip() for text in texts]
 
 
-def choose_variant(rule: Rule, settings: dict[str, Any], bake: Iterable[str]) -> Variant:
-    """The variant that settings mean, as :func:`optgen.compile` chooses it.
+def choose_variant(rule: Rule, settings: dict[str, Any], bake: Iterable[str], **more: Any) -> Variant:
+    """The variant that settings mean, as :func:`optgen.compile` chooses it; ``more`` is for :meth:`Variant.of`.
 
     Raises:
         HyperparameterError: for a name or value that the rule does not have.
@@ -121,7 +121,7 @@ def choose_variant(rule: Rule, settings: dict[str, Any], bake: Iterable[str]) ->
         baked[name] = value
     for name, value in values.items():
         rule.hyper(name).check(value)
-    return Variant.of(rule, structure=structure, bake=baked)
+    return Variant.of(rule, structure=structure, bake=baked, **more)
 
 
 def check_dtype(text: str, option: str = "--dtype") -> str:
@@ -136,6 +136,28 @@ def check_dtype(text: str, option: str = "--dtype") -> str:
         return dtype_name(text)
     except ValueError as error:
         raise typer.BadParameter(str(error).partition(" ")[2], param_hint=option) from None
+
+
+def parse_state_dtype(text: str | None) -> Any:
+    """What ``optgen.compile`` takes as ``state_dtype``: a dtype, ``f8``, or from ``m=bf16,v=f8v`` a mapping.
+
+    Raises:
+        typer.BadParameter: if there is a dtype that optgen does not have.
+    """
+    from optgen.dtypes import state_dtype_name
+
+    def check(name: str) -> str:
+        try:
+            return state_dtype_name(name)
+        except ValueError as error:
+            raise typer.BadParameter(str(error).partition(" ")[2], param_hint="--state-dtype") from None
+
+    if text is None or text == "f8":
+        return text
+    if "=" not in text:
+        return check(text)
+    pairs = (each.partition("=") for each in text.split(","))
+    return {slot.strip(): check(name.strip()) for slot, _, name in pairs}
 
 
 def open_bundle(text: str) -> Bundle:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from optgen.cli.arguments import check_dtype, find_rule, parse_bake, parse_settings
+from optgen.cli.arguments import check_dtype, find_rule, parse_bake, parse_settings, parse_state_dtype
 from optgen.cli.output import console, size, table, yes
 
 if TYPE_CHECKING:
@@ -37,8 +37,11 @@ def compile_command(
     ] = None,
     grad_dtype: Annotated[str | None, typer.Option(help="Dtype of grads.", show_default="the params'")] = None,
     state_dtype: Annotated[
-        str | None, typer.Option(help="Dtype of state.", show_default="f32; f64 for f64 params")
+        str | None,
+        typer.Option(help="Dtype of state; f8 for 8 bits; or m=bf16,v=f8v.", show_default="f32; f64 for f64 params"),
     ] = None,
+    rounding: Annotated[str, typer.Option(help="Of bf16 results: nearest or stochastic.")] = "nearest",
+    master: Annotated[bool, typer.Option("--master", help="Keep f32 weights in the state of 16-bit params.")] = False,
     compute_dtype: Annotated[
         str | None, typer.Option(help="Dtype of the arithmetic.", show_default="f64; f32 for 16-bit params")
     ] = None,
@@ -71,7 +74,7 @@ def compile_command(
     baked = parse_bake(bake or (), settings)
     dtypes = None if dtype is None else [check_dtype(text) for text in dtype]
     found = find_rule(rule, convention)
-    for name in settings.keys() - found.flags.keys():
+    for name in settings.keys() - found.flags.keys() - {"seed"}:
         found.hyper(name)  # says which there are; and no name can then be taken for a parameter of `compile`
     tree = None if like is None else read_arrays(like)
     with _progress() as progress:
@@ -81,7 +84,9 @@ def compile_command(
             target=target or ["cpu"],
             dtypes=dtypes,
             grad_dtype=None if grad_dtype is None else check_dtype(grad_dtype, "--grad-dtype"),
-            state_dtype=None if state_dtype is None else check_dtype(state_dtype, "--state-dtype"),
+            state_dtype=parse_state_dtype(state_dtype),
+            rounding=rounding,
+            master=master,
             compute_dtype=None if compute_dtype is None else check_dtype(compute_dtype, "--compute-dtype"),
             bake=baked,
             per_element=per_element or (),

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from optgen.cli.arguments import check_dtype, choose_variant, find_rule, parse_bake, parse_settings
+from optgen.cli.arguments import (
+    check_dtype,
+    choose_variant,
+    find_rule,
+    parse_bake,
+    parse_settings,
+    parse_state_dtype,
+)
 
 if TYPE_CHECKING:
     from optgen.lower import Kernel
@@ -42,6 +49,11 @@ def lower_command(
     compute_dtype: Annotated[
         str | None, typer.Option(help="Dtype of the arithmetic.", show_default="f64; f32 for 16-bit params")
     ] = None,
+    state_dtype: Annotated[
+        str | None, typer.Option(help="Dtype of state; f8 for 8 bits; or m=bf16,v=f8v.", show_default="f32")
+    ] = None,
+    rounding: Annotated[str, typer.Option(help="Of bf16 results: nearest or stochastic.")] = "nearest",
+    master: Annotated[bool, typer.Option("--master", help="Keep f32 weights in the state of 16-bit params.")] = False,
     convention: Annotated[str | None, typer.Option(help="Whose arithmetic: torch, optax, keras, ivy.")] = None,
     setting: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Structure (nesterov=true).")
@@ -55,6 +67,7 @@ def lower_command(
     output: Annotated[Path | None, typer.Option("-o", "--output", help="A file, instead of stdout.")] = None,
 ) -> None:
     """Show a rule at one stage of its lowering, as plain text."""
+    from optgen.dsl.variant import has_eight_bits
     from optgen.lower import lower
     from optgen.targets import get_target
 
@@ -62,8 +75,13 @@ def lower_command(
     baked = parse_bake(bake or (), settings)
     chosen = get_target(target)
     shapes = None if shape is None else [_parse_shape(shape)]
-    variant = choose_variant(find_rule(rule, convention), settings, baked)
-    dtypes = variant.dtypes(check_dtype(dtype), compute=compute_dtype and check_dtype(compute_dtype, "--compute-dtype"))
+    state = parse_state_dtype(state_dtype)
+    variant = choose_variant(
+        find_rule(rule, convention), settings, baked,
+        rounding=rounding, eight_bits=has_eight_bits(state), master=master,
+    )  # fmt: skip
+    compute = compute_dtype and check_dtype(compute_dtype, "--compute-dtype")
+    dtypes = variant.dtypes(check_dtype(dtype), state=state, compute=compute)
     kernel = lower(variant.kernel(dtypes), shapes)[0]
     if emit in (Stage.kernel, Stage.stream, Stage.asm):
         reduces = kernel.plan is not None and bool(kernel.plan.reductions)
@@ -71,6 +89,7 @@ def lower_command(
         chosen.check(
             [operand.dtype for operand in kernel.spec.operands],
             reduces=reduces, elementwise=kernel.in_place, over_tree=trees,
+            random=kernel.spec.random,
         )  # fmt: skip
     text = _emit(kernel, emit, chosen)
     if not text.endswith("\n"):

@@ -9,7 +9,7 @@ from optgen.artifact import LeafInfo
 from optgen.compiler.build import Progress, build_bundle
 from optgen.compiler.transform import compile_transformation
 from optgen.dsl.rule import Rule
-from optgen.dsl.variant import Variant
+from optgen.dsl.variant import SEED, Variant, has_eight_bits
 from optgen.errors import HyperparameterError, LeafError
 from optgen.interop.optax import Transformation, is_transformation
 from optgen.rules import get_rule
@@ -36,6 +36,8 @@ def compile(
     grad_dtype: Any = None,
     state_dtype: Any = None,
     compute_dtype: Any = None,
+    rounding: str = "nearest",
+    master: bool = False,
     bake: Mapping[str, float] | Iterable[str] = (),
     per_element: Iterable[str] = (),
     groups: Mapping[str, Mapping[str, float]] | None = None,
@@ -57,9 +59,15 @@ def compile(
         convention: whose arithmetic, where libraries differ; see the rules.
         dtypes: dtypes of params to compile for, instead of those in ``like``; f32 if neither is given.
         grad_dtype: of the grads; by default that of each param.
-        state_dtype: of the state; by default f32, and f64 for f64 params.
+        state_dtype: of the state; by default f32, and f64 for f64 params. As a mapping, of some state tensors by name:
+            ``{"m": "bf16"}``. ``f8m`` and ``f8v`` are floats of 8 bits, with and without a sign, held as uint8; ``f8``
+            is those for tensors that are called m and v. See docs/low_precision.md.
         compute_dtype: of the arithmetic; by default f64 for f32 and f64 params, so that results are rounded once, and
-            f32 for 16-bit params. f32 is faster where memory is not what the update waits for.
+            f32 for 16-bit params, and where state has 16 bits or less. f32 is faster where memory is not what the
+            update waits for.
+        rounding: ``stochastic`` rounds what is bf16 up or down at random, right on average, by the hyperparameter
+            ``seed``, the step and the element's place in the tree. 8-bit state always is.
+        master: keep f32 weights in the state, as ``master``, which 16-bit params are rounded from.
         bake: hyperparameters to fold into the kernel: names (with the value from ``settings`` or the rule's
             default), or a mapping to values.
         per_element: hyperparameters that are to be tensors of each leaf's shape.
@@ -94,6 +102,7 @@ def compile(
         given = {
             "convention": convention, "dtypes": dtypes, "state_dtype": state_dtype, "compute_dtype": compute_dtype,
             "bake": bake or None, "per_element": per_element or None, "groups": groups,
+            "rounding": None if rounding == "nearest" else rounding, "master": master or None,
             "fixed_layout": fixed_layout or None,
         }  # fmt: skip
         wrong = [name for name, value in given.items() if value is not None]
@@ -106,10 +115,14 @@ def compile(
         )  # fmt: skip
     found = get_rule(rule, convention)
     structure, values = split_settings(found.flags, found.optional, settings)
-    for name in values:
-        found.hyper(name)
     baked = _baked(found, bake, values)
-    variant = Variant.of(found, structure=structure, bake=baked, per_element=per_element)
+    variant = Variant.of(
+        found, structure=structure, bake=baked, per_element=per_element,
+        rounding=rounding, eight_bits=has_eight_bits(state_dtype), master=master,
+    )  # fmt: skip
+    for name in values:
+        if name != SEED or not variant.seeded:
+            found.hyper(name)
     layout = None
     if like is not None:
         leaves = [as_leaf(value, path, "like") for path, value in leaves_of(like).items()]
@@ -119,9 +132,12 @@ def compile(
     elif fixed_layout:
         raise LeafError("'fixed_layout' needs 'like', the layout to fix")
     params = list(dtypes) if dtypes is not None else [leaf.dtype for leaf in layout or ()] or ["f32"]
+    chosen = [variant.dtypes(param, grad_dtype, state_dtype, compute_dtype) for param in params]
+    if variant.seeded and not any(variant.kernel(each).random for each in chosen):
+        raise HyperparameterError("'rounding' must be 'nearest' where neither params nor state are bf16 or of 8 bits")
     bundle = build_bundle(
         variant,
-        [variant.dtypes(param, grad_dtype, state_dtype, compute_dtype) for param in params],
+        chosen,
         targets,
         layout=layout,
         fixed_layout=fixed_layout,

@@ -24,7 +24,7 @@ from optgen.compiler.driver import compile_and_watch, compiler_version
 from optgen.compiler.probes import make_probes
 from optgen.dsl.trace import import_jax
 from optgen.dsl.variant import Dtypes, KernelSpec, Variant
-from optgen.errors import UnsupportedTargetError
+from optgen.errors import HyperparameterError, UnsupportedTargetError
 from optgen.lower import Kernel, lower
 from optgen.lower.emit import alignment
 from optgen.lower.plan import is_tree_reduction
@@ -89,7 +89,11 @@ def build_bundle(
     micro = None
     if (steps := rule.accumulation) is not None:
         made = Variant.of(steps.rule)
-        of_mean = dict.fromkeys(made.dtypes(d.state, d.grad, d.state, d.compute) for d in dtypes)
+        for each in dtypes:
+            if next(o for o in variant.kernel(each).operands if o.name == steps.state).coded:
+                raise HyperparameterError(f"'{steps.state}', the mean of grads, must be a float rounded to nearest")
+        means = ((d.slot(steps.state), d) for d in dtypes)
+        of_mean = dict.fromkeys(made.dtypes(mean, d.grad, mean, d.compute) for mean, d in means)
         micro = MicroInfo(
             steps.state,
             steps.count,
@@ -130,6 +134,8 @@ def build_bundle(
         groups={pattern: dict(numbers) for pattern, numbers in (groups or {}).items()},
         micro=micro,
     )
+    if not any(kernel.indexed for kernel in kernels):
+        manifest = dataclasses.replace(manifest, format=2)  # nothing that older readers do not know
     return Bundle.of(manifest, files)
 
 
@@ -161,7 +167,7 @@ def _build_kernel(
     modules = []
     for target in targets:
         try:
-            target.check(used, reduces=reduces, elementwise=kernel.in_place, over_tree=trees)
+            target.check(used, reduces=reduces, elementwise=kernel.in_place, over_tree=trees, random=spec.random)
         except UnsupportedTargetError:
             if skip_unsupported:
                 continue
@@ -189,8 +195,8 @@ def _build_kernel(
     files[f"stablehlo/{name}.mlir"] = kernel.stablehlo.encode()
     return KernelInfo(
         name=name,
-        dtypes=dataclasses.asdict(spec.dtypes),
-        operands=tuple(OperandInfo(o.name, o.dtype, o.role) for o in spec.operands),
+        dtypes=spec.dtypes.described(),
+        operands=tuple(OperandInfo(o.name, o.dtype, o.role, o.rounding) for o in spec.operands),
         scalars=spec.scalars,
         in_place=kernel.in_place,
         reason=kernel.reason,
@@ -205,7 +211,8 @@ def _build_kernel(
             tuple(ReductionInfo(n.op.removeprefix("reduce_"), is_tree_reduction(n)) for n in stage.nodes)
             for stage in kernel.plan.reductions
         ),
-        leafwise=kernel.plan is not None and kernel.plan.leafwise,
+        leafwise=kernel.plan is not None and (kernel.plan.leafwise or spec.random),
+        indexed=spec.random,
         returned=spec.returned,
     )
 

@@ -72,6 +72,8 @@ def _hypers(spec: KernelSpec, step: int, index: int) -> dict[str, float]:
             continue
         if hyper.kind == "step":
             values[hyper.name] = step
+        elif hyper.kind == "seed":
+            values[hyper.name] = 20261101 + 65537 * index
         elif hyper.default is None:
             values[hyper.name] = {"lr": 0.05, "momentum": 0.9}.get(hyper.name, 0.1) * (1 - 0.25 * index)
         elif hyper.kind == "decay":

@@ -6,7 +6,6 @@ a module of its own that only reads. See :mod:`optgen.lower.split`.
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import re
 from collections.abc import Mapping, Sequence
@@ -218,7 +217,7 @@ def _kernel(
             progress(label, target.name, len(data))
     return KernelInfo(
         name=label,
-        dtypes=dataclasses.asdict(spec.dtypes),
+        dtypes=spec.dtypes.described(),
         operands=tuple(OperandInfo(o.name, o.dtype, o.role) for o in spec.operands),
         scalars=spec.scalars,
         in_place=True,

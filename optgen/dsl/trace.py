@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from typing import Any
 
 from optgen.dsl.decay import Decay
-from optgen.dsl.variant import Dtypes, KernelSpec
+from optgen.dsl.variant import MASTER, Dtypes, KernelSpec
 from optgen.dtypes import FLOATS
 from optgen.errors import CompilerNotFoundError, RuleError
 from optgen.hyper import PARTS, part
@@ -59,10 +59,15 @@ def traceable(spec: KernelSpec) -> Any:
                 parts = [numbers[hyper.name, p] for p in PARTS[hyper.kind]]
             keywords[hyper.name] = Decay(*parts) if hyper.kind == "decay" else parts[0]
         keywords.update({name: numbers[name, "value"] for name in spec.returned})
+        if variant.master:  # what the param was rounded from
+            tensors[rule.param] = tensors[MASTER]
         present = [tensors[n] for n in (rule.param, *rule.inputs)]
         slots = [tensors.get(slot.name) for slot in rule.state]
         results = rule.function(*present, *slots, **keywords)
         results = results if isinstance(results, tuple) else (results,)
+        if variant.master:
+            tensors_out = 1 + len(variant.rule_state)
+            results = (*results[:tensors_out], results[0], *results[tensors_out:])
         wanted = [*(o.name for o in spec.results), *spec.returned]
         if len(results) != len(wanted):
             what = "values" if spec.returned else "tensors"
@@ -78,7 +83,7 @@ def traceable(spec: KernelSpec) -> Any:
                     f"result '{operand.name}' of rule '{rule.name}' must have its leaf's shape {shape} "
                     f"(got {jnp.shape(value)})"
                 )
-            out.append(jnp.asarray(value).astype(_JAX_NAMES[operand.dtype]))
+            out.append(jnp.asarray(value).astype(_JAX_NAMES[operand.traced]))
         for name, value in zip(spec.returned, numbers_out, strict=True):
             if jnp.shape(value) != ():
                 raise RuleError(_NOT_SCALAR.format(name=name, rule=rule.name, got=f"shape {jnp.shape(value)}"))
@@ -110,7 +115,7 @@ def trace(spec: KernelSpec, shape: Sequence[int], *, locations: bool = False) ->
     wide = spec.dtypes.compute == "f64"
     with jax.enable_x64(True) if wide else nullcontext(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        arguments = [jax.ShapeDtypeStruct(tuple(shape), _JAX_NAMES[o.dtype]) for o in spec.operands]
+        arguments = [jax.ShapeDtypeStruct(tuple(shape), _JAX_NAMES[o.traced]) for o in spec.operands]
         arguments += [jax.ShapeDtypeStruct((), _JAX_NAMES[spec.dtypes.compute])] * len(spec.scalars)
         jitted = jax.jit(traceable(spec), keep_unused=True)
         text: str = jitted.trace(*arguments).lower(lowering_platforms=("cpu",)).as_text(debug_info=locations)

@@ -7,9 +7,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from optgen.dsl.rule import Rule, StateSlot
-from optgen.dtypes import SIZES, dtype_name
+from optgen.dtypes import CODES, SIZES, dtype_name, state_dtype_name
 from optgen.errors import HyperparameterError
 from optgen.hyper import PARTS, Hyper, Scalar
+
+#: The state slot of master weights, and the hyperparameter of random rounding.
+MASTER, SEED = "master", "seed"
+#: What ``state_dtype="f8"`` means for a slot of each name.
+_EIGHT_BITS = {"m": "f8m", "v": "f8v"}
+_RNG = (Scalar(SEED, "low"), Scalar(SEED, "high"), Scalar("step", "low"), Scalar("step", "high"))
+
+
+def has_eight_bits(state: Any) -> bool:
+    """Whether a ``state_dtype`` asks for 8-bit state."""
+    return (
+        state == "f8" if isinstance(state, str) else isinstance(state, Mapping) and bool({*state.values()} & {*CODES})
+    )
 
 
 @dataclass(frozen=True)
@@ -20,11 +33,23 @@ class Operand:
         name: the rule's name for it.
         dtype: of its elements in memory.
         role: ``param`` and ``state`` are replaced by the update, ``input`` is only read.
+        rounding: ``stochastic`` where the update rounds it up or down at random, so that it is right on average.
     """
 
     name: str
     dtype: str
     role: str
+    rounding: str = "nearest"
+
+    @property
+    def coded(self) -> bool:
+        """Whether the kernel decodes and encodes it by bits; the rule is then traced with f32 in its place."""
+        return self.dtype in CODES or self.rounding == "stochastic"
+
+    @property
+    def traced(self) -> str:
+        """The element type that the rule is traced with."""
+        return "f32" if self.coded else self.dtype
 
 
 @dataclass(frozen=True)
@@ -37,6 +62,10 @@ class Variant:
         present: the optional hyperparameters that are given.
         per_element: hyperparameters that are tensors of the leaf's shape instead of scalars.
         baked: hyperparameters that are folded into the kernel as constants.
+        rounding: how results of 16 bits are rounded, ``nearest`` or ``stochastic``.
+        seeded: whether something is rounded at random, by ``rounding`` or because it has 8 bits; then there is a
+            hyperparameter ``seed``, and ``step`` in any case.
+        master: whether the params are copies, rounded, of f32 weights in the state, which the rule works on.
     """
 
     rule: Rule
@@ -44,6 +73,9 @@ class Variant:
     present: frozenset[str]
     per_element: tuple[str, ...] = ()
     baked: tuple[tuple[str, float], ...] = ()
+    rounding: str = "nearest"
+    seeded: bool = False
+    master: bool = False
 
     @classmethod
     def of(
@@ -53,6 +85,9 @@ class Variant:
         structure: Mapping[str, Any] | None = None,
         per_element: Iterable[str] = (),
         bake: Mapping[str, float] | None = None,
+        rounding: str = "nearest",
+        eight_bits: bool = False,
+        master: bool = False,
     ) -> Variant:
         """Chooses the structure of ``rule``.
 
@@ -62,6 +97,9 @@ class Variant:
                 hyperparameter that is to be present.
             per_element: hyperparameters that are to be tensors.
             bake: values to fold in.
+            rounding: of results of 16 bits, ``nearest`` or ``stochastic``.
+            eight_bits: whether some state has 8 bits.
+            master: whether f32 weights are kept in the state.
 
         Raises:
             HyperparameterError: for a name that the rule lacks or a value that it forbids.
@@ -92,7 +130,17 @@ class Variant:
         for name in per_element:
             if rule.hyper(name).kind != "scalar":
                 raise HyperparameterError(f"'{name}' must be a plain scalar to be given per element")
-        return cls(rule, tuple(sorted(flags.items())), frozenset(present), tuple(per_element), checked)
+        if rounding not in ("nearest", "stochastic"):
+            raise HyperparameterError(f"'rounding' must be 'nearest' or 'stochastic' (got {rounding!r})")
+        seeded = eight_bits or rounding == "stochastic"
+        taken = {slot.name for slot in rule.state} | {h.name for h in rule.hypers} | flags.keys() | rule.scalars.keys()
+        for name, used in ((MASTER, master), (SEED, seeded)):
+            if used and name in taken:
+                raise HyperparameterError(f"'{name}' of rule '{rule.name}' must have another name: optgen has one, too")
+        return cls(
+            rule, tuple(sorted(flags.items())), frozenset(present), tuple(per_element), checked,
+            rounding, seeded, master,
+        )  # fmt: skip
 
     @property
     def name(self) -> str:
@@ -101,6 +149,8 @@ class Variant:
         parts += sorted(self.present - self.rule.needs.keys())
         parts += [name for name, value in self.flags if value]
         parts += [f"{name}_tensor" for name in self.per_element]
+        parts += [MASTER] if self.master else []
+        parts += ["stochastic"] if self.rounding == "stochastic" else []
         return "-".join(parts)
 
     @property
@@ -109,26 +159,43 @@ class Variant:
         return tuple(slot.name for slot in self.slots)
 
     @property
+    def rule_state(self) -> tuple[str, ...]:
+        """Those of them that the rule itself has: all but master weights."""
+        return tuple(slot for slot in self.state if not (self.master and slot == MASTER))
+
+    @property
     def slots(self) -> tuple[StateSlot, ...]:
         """The slots of those state tensors."""
         chosen = {None, *self.present, *(name for name, value in self.flags if value)}
-        return tuple(slot for slot in self.rule.state if slot.needs in chosen)
+        slots = tuple(slot for slot in self.rule.state if slot.needs in chosen)
+        return (*slots, StateSlot(MASTER, init="param")) if self.master else slots
 
     @property
     def hypers(self) -> tuple[Hyper, ...]:
         """The hyperparameters that this variant takes at run time, per-element ones included."""
         baked = dict(self.baked)
-        return tuple(
+        found = tuple(
             h
             for h in self.rule.hypers
             if h.name not in baked and (h.name not in self.rule.optional or h.name in self.present)
         )
+        if not self.seeded:
+            return found
+        counted = () if any(h.kind == "step" for h in found) else (Hyper("step", "step"),)
+        return (*found, *counted, Hyper(SEED, "seed", 0.0))
 
     @property
     def scalars(self) -> tuple[Scalar, ...]:
         """The scalar arguments, in the order of the module's signature: hyperparameters, then scalar state."""
+        known = {h.name for h in self.rule.hypers}
         return (
-            *(Scalar(h.name, part) for h in self.hypers if h.name not in self.per_element for part in PARTS[h.kind]),
+            *(
+                Scalar(h.name, part)
+                for h in self.hypers
+                if h.name in known and h.name not in self.per_element
+                for part in PARTS[h.kind]
+            ),
+            *(_RNG if self.seeded else ()),
             *(Scalar(name) for name in self.rule.scalars),
         )
 
@@ -137,8 +204,25 @@ class Variant:
         return KernelSpec(self, dtypes)
 
     def dtypes(self, param: Any, grad: Any = None, state: Any = None, compute: Any = None) -> Dtypes:
-        """:meth:`Dtypes.of`, with the arithmetic that the rule asks for."""
+        """:meth:`Dtypes.of`, with the arithmetic that the rule asks for.
+
+        Raises:
+            HyperparameterError: also where ``state`` names a slot that is not there, or there is nothing to round at
+                random, or no need for master weights.
+        """
+        if state == "f8":
+            if unknown := [slot for slot in self.rule_state if slot not in _EIGHT_BITS]:
+                raise HyperparameterError(
+                    f"'state_dtype' must say what '{unknown[0]}' is to be, f8m (with a sign) or f8v (without): "
+                    f"state_dtype={{{unknown[0]!r}: 'f8v'}}"
+                )
+            state = {slot: _EIGHT_BITS[slot] for slot in self.rule_state}
+        if isinstance(state, Mapping) and (unknown := [slot for slot in state if slot not in self.rule_state]):
+            has = ", ".join(self.rule_state) or "none"
+            raise HyperparameterError(f"'state_dtype' names '{unknown[0]}', no state of this rule (it has {has})")
         exact = Dtypes.of(param, grad, state, compute)
+        if self.master and SIZES[exact.param] != 2:
+            raise HyperparameterError(f"'master' must be False for {exact.param} params: it is for those of 16 bits")
         if compute is None and not self.rule.exact and "f64" not in (exact.param, exact.grad, exact.state):
             return Dtypes.of(param, grad, state, "f32")
         return exact
@@ -156,6 +240,15 @@ class Dtypes:
     grad: str
     state: str
     compute: str
+    slots: tuple[tuple[str, str], ...] = ()
+
+    def slot(self, name: str) -> str:
+        """The type of one state tensor."""
+        return dict(self.slots).get(name, self.state)
+
+    def described(self) -> dict[str, str]:
+        """What the manifest says; the type of each state tensor is with its operand."""
+        return {"param": self.param, "grad": self.grad, "state": self.state, "compute": self.compute}
 
     @classmethod
     def of(cls, param: Any, grad: Any = None, state: Any = None, compute: Any = None) -> Dtypes:
@@ -164,27 +257,41 @@ class Dtypes:
         Args:
             param: of the params.
             grad: of the grads; by default like the params.
-            state: of the state; by default f32 or, where param or grad is f64, f64.
-            compute: of the arithmetic; by default f64, and f32 where param and grad are of 16 bits.
+            state: of the state; by default f32 or, where param or grad is f64, f64. A mapping gives the types of some
+                of its tensors by name.
+            compute: of the arithmetic; by default f64, and f32 where param and grad, or some state, are of 16 bits or
+                less and nothing is f64.
         """
         p = dtype_name(param)
         g = p if grad is None else dtype_name(grad)
-        s = ("f64" if "f64" in (p, g) else "f32") if state is None else dtype_name(state)
-        usual = "f32" if {p, g} <= {"f16", "bf16"} and s != "f64" else "f64"
+        wide = "f64" if "f64" in (p, g) else "f32"
+        slots: dict[str, str] = {}
+        if isinstance(state, Mapping):
+            slots = {name: t for name, each in state.items() if (t := state_dtype_name(each)) != wide}
+            s = wide
+        else:
+            s = wide if state is None else state_dtype_name(state)
+            if s in CODES:
+                raise HyperparameterError(
+                    f"'state_dtype' must be 'f8', or say which state is to be {s}: {{'m': 'f8m', 'v': 'f8v'}}"
+                )
+        narrow = {p, g} <= {"f16", "bf16"} or min(SIZES[x] for x in (s, *slots.values())) <= 2
+        usual = "f32" if narrow and "f64" not in (p, g, s, *slots.values()) else "f64"
         c = usual if compute is None else dtype_name(compute)
-        if SIZES[c] < max(4, *(SIZES[x] for x in (p, g, s))):
+        if SIZES[c] < max(4, *(SIZES[x] for x in (p, g, s, *slots.values()))):
             raise HyperparameterError(f"'compute' must be at least as wide as param, grad and state, and f32 (got {c})")
-        return cls(p, g, s, c)
+        return cls(p, g, s, c, tuple(sorted(slots.items())))
 
     @property
     def name(self) -> str:
-        """``f32``; where others differ from their defaults, ``bf16-gf32``, ``f32-sbf16``, ``f32-cf32``."""
+        """``f32``; where others differ from their defaults, ``bf16-gf32``, ``f32-sbf16``, ``f32-m_f8m``..."""
         text = self.param
         if self.grad != self.param:
             text += f"-g{self.grad}"
         if self.state != Dtypes.of(self.param, self.grad).state:
             text += f"-s{self.state}"
-        if self.compute != Dtypes.of(self.param, self.grad, self.state).compute:
+        text += "".join(f"-{slot}_{dtype}" for slot, dtype in self.slots)
+        if self.compute != Dtypes.of(self.param, self.grad, {**dict(self.slots), "": self.state}).compute:
             text += f"-c{self.compute}"
         return text
 
@@ -200,12 +307,23 @@ class KernelSpec:
     def operands(self) -> tuple[Operand, ...]:
         """The tensor arguments: param, inputs, state, per-element hyperparameters."""
         v, d = self.variant, self.dtypes
+        master = "f64" if d.param == "f64" else "f32"  # f64 in references
         return (
-            Operand(v.rule.param, d.param, "param"),
+            Operand(v.rule.param, d.param, "param", "nearest" if v.master else self._rounding(d.param)),
             *(Operand(name, d.grad, "input") for name in v.rule.inputs),
-            *(Operand(name, d.state, "state") for name in v.state),
+            *(Operand(name, t := d.slot(name), "state", self._rounding(t)) for name in v.rule_state),
+            *((Operand(MASTER, master, "state"),) if v.master else ()),
             *(Operand(name, d.state, "input") for name in v.per_element),
         )
+
+    def _rounding(self, dtype: str) -> str:
+        at_random = dtype in CODES or (dtype == "bf16" and self.variant.rounding == "stochastic")
+        return "stochastic" if at_random else "nearest"
+
+    @property
+    def random(self) -> bool:
+        """Whether something is rounded at random."""
+        return any(o.rounding == "stochastic" for o in self.operands)
 
     @property
     def results(self) -> tuple[Operand, ...]:

@@ -89,6 +89,10 @@ def lower(spec: KernelSpec, shapes: Sequence[tuple[int, ...]] | None = None) -> 
                 f"rule '{spec.variant.rule.name}' cannot run in place on leaves of any shape: {reason}. "
                 "Give the leaves' shapes (like=params), to compile it out of place for those"
             ) from error
+        if any(o.coded for o in spec.operands):
+            raise LoweringError(
+                f"rule '{spec.variant.rule.name}' runs out of place, without 8-bit state and rounding at random"
+            ) from error
         # Exact arithmetic is a promise of elementwise kernels; a matmul in f64 would not even compile for Vulkan.
         spec = spec.variant.kernel(dataclasses.replace(spec.dtypes, compute=spec.dtypes.state))
         kernels = []

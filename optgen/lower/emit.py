@@ -7,6 +7,7 @@ from typing import Any
 
 from optgen.dsl.variant import KernelSpec
 from optgen.dtypes import SIZES
+from optgen.errors import LoweringError
 from optgen.lower.graph import Graph, Node, Value
 from optgen.lower.ops import OPS, REDUCTIONS, constant
 from optgen.lower.pairs import OPAQUE_ZERO, write_pair_nodes
@@ -23,6 +24,8 @@ def emit_in_place(spec: KernelSpec, graph: Graph, plan: Plan, style: Style) -> s
     """
     if style.abi(plan) == "stages":
         return emit_rows(spec, graph, plan, style)
+    if any(o.coded for o in spec.operands):
+        raise LoweringError("8-bit state and rounding at random are for CPUs: kernels for others have no table of rows")
     return _InList(spec, graph, plan, style).render()
 
 

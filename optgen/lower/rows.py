@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from optgen.dsl.variant import KernelSpec
+from optgen.lower import codes
 from optgen.lower.graph import Graph, Node, Value
 from optgen.lower.ops import OPS, REDUCTIONS, constant
 from optgen.lower.plan import Pass, Plan, is_tree_reduction
@@ -37,6 +38,8 @@ class _Rows:
     def __init__(self, spec: KernelSpec, graph: Graph, plan: Plan, style: Style) -> None:
         self.spec, self.graph, self.plan, self.style = spec, graph, plan, style
         self.operands = operands_in_memory(spec)
+        self.coded = {i: o for i, o in enumerate(spec.operands) if o.coded}
+        self.random = any(o.rounding == "stochastic" for o in self.coded.values())
         count = len(self.operands)
         self.tensors = dict(zip(graph.inputs[:count], range(count), strict=True))
         self.scalars = {v: f"%h_{s.name}" for v, s in zip(graph.inputs[count:], spec.scalars, strict=True)}
@@ -57,12 +60,15 @@ class _Rows:
         update = self.entry("apply", len(entries), self.plan.update, results)
         update["returned"] = [self.host(v) for v in self.plan.returned]
         update["outputs"] = [self.name(self.plan.update, v) for v in self.plan.update.results]
+        if self.random:
+            self.round_at_random(update)
         return render(
             "rows.mlir.j2",
             name=module_name(self.spec),
             operands=self.operands,
             compute=self.spec.dtypes.compute,
             vector=self.style.vector,
+            indexed=self.random,
             entries=[*entries, update],
         )
 
@@ -75,8 +81,33 @@ class _Rows:
     def name(self, work: Pass, value: Value) -> str:
         """The name of a value inside a kernel."""
         if value in self.tensors:
-            return f"%e_{self.operands[self.tensors[value]].name}"
+            index = self.tensors[value]
+            return f"%{'d' if index in self.coded else 'e'}_{self.operands[index].name}"
         return f"{'%k' if value in work.captures else '%v'}{value.index}"
+
+    def decoded(self, work: Pass) -> list[str]:
+        """What the coded operands of a pass stand for."""
+        lines = []
+        for value in work.leaves:
+            if operand := self.coded.get(self.tensors[value]):
+                memory = self.operands[self.tensors[value]]
+                lines += codes.decode(f"%d_{memory.name}", f"%e_{memory.name}", operand.dtype)
+        return lines
+
+    def round_at_random(self, update: dict[str, Any]) -> None:
+        """Encodes what the update's kernel yields for operands with such a rounding."""
+        compute = self.spec.dtypes.compute
+        parts = [(f"%h_h_{name}", f"%k_{name}") for name in codes.PARTS]
+        update["captures"] += [(outer, inner, compute) for outer, inner in parts]
+        update["entry"] += codes.keys([inner for _, inner in parts], compute, "%number", "%start")
+        chosen = [i for i in update["results"] if i in self.coded]
+        lines, words = codes.words(-(-len(chosen) // 2), "%place")
+        update["body"] += ["%place = linalg.index 0 : index", *lines]
+        for position, i in enumerate(chosen):
+            at, result = update["results"].index(i), f"%n_{self.operands[i].name}"
+            word, half = words[position // 2], position % 2
+            update["body"] += codes.encode(result, update["outputs"][at], self.coded[i].dtype, word, half)
+            update["outputs"][at] = result
 
     def write(self, work: Pass, nodes: Iterable[Node]) -> list[str]:
         return write_nodes(nodes, lambda v: self.name(work, v), "%size", halves=self.style.halves)
@@ -103,7 +134,7 @@ class _Rows:
             "prologue": write_nodes(self.plan.prologue_of(work, self.graph), self.host),
             "captures": [(self.host(v), self.name(work, v), v.dtype) for v in work.captures],
             "entry": lines + self.write(work, work.entry),
-            "body": self.write(work, work.body),
+            "body": [*self.decoded(work), *self.write(work, work.body)],
             "sized": any(n.op == "size" for n in nodes),
             "results": results,
             "reads": [i for v, i in self.tensors.items() if v in work.leaves and i not in results],

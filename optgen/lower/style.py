@@ -10,6 +10,7 @@ from typing import Any
 
 from optgen import resources
 from optgen.dsl.variant import KernelSpec, Operand
+from optgen.dtypes import CODES
 from optgen.errors import LoweringError
 from optgen.lower.graph import Node, Value
 from optgen.lower.halves import convert_half
@@ -107,5 +108,6 @@ def named(operands: tuple[Operand, ...]) -> tuple[Operand, ...]:
 
 
 def operands_in_memory(spec: KernelSpec) -> tuple[Operand, ...]:
-    """The operands as a kernel sees them: f16 as its bits, under the names of :func:`named`."""
-    return tuple(dataclasses.replace(o, dtype="i16" if o.dtype == "f16" else o.dtype) for o in named(spec.operands))
+    """The operands as a kernel sees them: f16 and 8-bit codes as their bits, under the names of :func:`named`."""
+    bits = {"f16": "i16", **dict.fromkeys(CODES, "i8")}
+    return tuple(dataclasses.replace(o, dtype=bits.get(o.dtype, o.dtype)) for o in named(spec.operands))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from optgen.artifact import KernelInfo
 from optgen.errors import DeviceError, HyperparameterError, LeafError
-from optgen.hyper import part
+from optgen.hyper import Part, part
 from optgen.runtime import memory
 from optgen.runtime.execute import Call, prepare, run_together, scalar_state
 from optgen.runtime.groups import Group
@@ -26,7 +26,7 @@ class _Prepared:
 
     Attributes:
         scalars: as they were last pushed.
-        step_at: where among them the step is, or None.
+        step_at: where among them the step is, and which part of it.
         state_at: where among them the scalar state is, by name.
     """
 
@@ -34,7 +34,7 @@ class _Prepared:
     call: Call
     group: Group
     scalars: list[float] = field(default_factory=list)
-    step_at: int | None = None
+    step_at: tuple[tuple[int, Part], ...] = ()
     state_at: tuple[tuple[int, str], ...] = ()
 
 
@@ -69,7 +69,7 @@ class BoundStep:
         mean = manifest.micro.state if manifest.micro else None
         self.mean_only: int | None = None
         self._mean_at = [manifest.param, *manifest.inputs, *manifest.state].index(mean) if mean else 0
-        groups: dict[tuple[str, int], tuple[KernelInfo, Group, list[list[Any]]]] = {}
+        groups: dict[tuple[str, int], tuple[KernelInfo, Group, list[list[Any]], list[int]]] = {}
         for work in works:
             for leaf, array in zip(work.leaves, work.arrays, strict=True):
                 if array is not leaf.array:
@@ -87,11 +87,13 @@ class BoundStep:
                     if leaf.kind == "torch" and o.name == mean
                 ]
             group = optimizer.groups.of(work.path)
-            groups.setdefault((work.kernel.name, group.index), (work.kernel, group, []))[2].append(work.arrays)
+            mine = groups.setdefault((work.kernel.name, group.index), (work.kernel, group, [], []))
+            mine[2].append(work.arrays)
+            mine[3].append(work.number)
         device = optimizer.device
         self._calls = [
-            _Prepared(kernel, prepare(device, *optimizer.module(kernel, device), kernel, leaves), group)
-            for kernel, group, leaves in groups.values()
+            _Prepared(kernel, prepare(device, *optimizer.module(kernel, device), kernel, leaves, numbers), group)
+            for kernel, group, leaves, numbers in groups.values()
         ]
         self._micro = MicroStep(optimizer, works) if mean else None
         self._only = self._calls[0] if len(self._calls) == 1 else None
@@ -134,8 +136,8 @@ class BoundStep:
                 return
         count = int(self.state["step"]) + 1
         for each in self._calls:
-            if each.step_at is not None:
-                each.scalars[each.step_at] = float(count)
+            for position, which in each.step_at:
+                each.scalars[position] = part(float(count), which)
             for position, name in each.state_at:
                 each.scalars[position] = self._optimizer.scalar(self.state, name)
         if self._only is not None:
@@ -183,4 +185,4 @@ class BoundStep:
             own = values if each.group.index == 0 else each.group.values(values)
             known = {**own, **self._optimizer.manifest.scalars}
             each.scalars = [part(known[s.hyper], s.part) for s in scalars]
-            each.step_at = next((i for i, s in enumerate(scalars) if s.hyper == "step"), None)
+            each.step_at = tuple((i, s.part) for i, s in enumerate(scalars) if s.hyper == "step")

@@ -15,7 +15,7 @@ import numpy as np
 
 from optgen import host
 from optgen.artifact import KernelInfo
-from optgen.dtypes import SIZES
+from optgen.dtypes import CODES, SIZES
 from optgen.errors import DeviceError
 from optgen.runtime.workers import Aside
 
@@ -84,7 +84,7 @@ class Device:
         types = rt.HalElementType
         self._elements = {
             "f16": types.FLOAT_16, "bf16": types.BFLOAT_16, "f32": types.FLOAT_32, "f64": types.FLOAT_64,
-            "bits16": types.INT_16,
+            "bits16": types.INT_16, "bits8": types.INT_8,
             "i1": types.BOOL_8, "i8": types.SINT_8, "i16": types.SINT_16, "i32": types.SINT_32, "i64": types.SINT_64,
             "ui8": types.UINT_8, "ui16": types.UINT_16, "ui32": types.UINT_32, "ui64": types.UINT_64,
         }  # fmt: skip
@@ -197,8 +197,8 @@ class Device:
 
 
 def memory_type(dtype: str) -> str:
-    """What the kernels of rules see of elements of type ``dtype``: f16 as its bits."""
-    return "bits16" if dtype == "f16" else dtype
+    """What the kernels of rules see of elements of type ``dtype``: f16 and 8-bit codes as their bits."""
+    return "bits16" if dtype == "f16" else "bits8" if dtype in CODES else dtype
 
 
 _devices: dict[str, Device] = {}

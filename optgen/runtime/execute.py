@@ -84,10 +84,11 @@ def prepare(
     module: LoadedModule,
     kernel: KernelInfo,
     leaves: Sequence[Sequence[np.ndarray]],
+    numbers: Sequence[int] | None = None,
 ) -> Call:
-    """Binds leaves to a module, in the way that it is called."""
+    """Binds leaves to a module, in the way that it is called. ``numbers`` are the leaves' in their tree."""
     if info.abi == "stages":
-        return StagesCall(device, info, module, kernel, leaves)
+        return StagesCall(device, info, module, kernel, leaves, numbers)
     if device.uri == "cpu" and tasks_pay(sum(leaf[0].size for leaf in leaves)):
         device = get_device("local-task")
         module = module.on(device)

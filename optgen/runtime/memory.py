@@ -51,13 +51,14 @@ class Leaf:
 _PLAIN = {"e": "f16", "f": "f32", "d": "f64"}  # by numpy's type character
 
 
-def as_leaf(value: Any, path: str, what: str) -> Leaf:
+def as_leaf(value: Any, path: str, what: str, *, codes: bool = False) -> Leaf:
     """``value`` as a leaf that shares its memory.
 
     Args:
         value: a numpy, torch, JAX or optgen array.
         path: where it is in its tree.
         what: which tree, for errors.
+        codes: whether it may be of 8-bit codes, which are uint8: a leaf of type ``ui8``.
 
     Raises:
         LeafError: if it is no such array, not on the CPU, or not of a floating-point type that modules know.
@@ -65,6 +66,8 @@ def as_leaf(value: Any, path: str, what: str) -> Leaf:
     if type(value) is np.ndarray and (plain := _PLAIN.get(value.dtype.char)) and value.dtype.isnative:
         return Leaf(path, value, plain, "numpy", value)  # what nearly every leaf is
     kind, array = array_of(value, path, what)
+    if codes and array.dtype == np.uint8:
+        return Leaf(path, array, "ui8", kind, value)
     try:
         name = dtype_name(value.dtype if kind == "torch" else array.dtype)
     except ValueError:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from optgen.artifact import Bundle, KernelInfo, Manifest, ModuleInfo, write_bundle
-from optgen.dtypes import dtype_name, from_float64, to_float64
+from optgen.dtypes import dtype_name, from_float64, stored_as, to_float64
 from optgen.errors import HyperparameterError, LeafError, TreeError
 from optgen.hyper import Hyper, part
 from optgen.runtime import memory
@@ -30,12 +30,16 @@ from optgen.runtime.tree import is_tree, leaves_of, map_tree, match, show
 
 @dataclass
 class Work:
-    """One leaf of an update: for each operand of the kernel, the user's leaf and the memory that the kernel uses."""
+    """One leaf of an update: for each operand of the kernel, the user's leaf and the memory that the kernel uses.
+
+    Its number is its place in the tree of params.
+    """
 
     path: str
     leaves: list[Leaf]
     arrays: list[np.ndarray]
     kernel: KernelInfo
+    number: int
     scalars: tuple[float, ...] = ()
 
 
@@ -367,13 +371,13 @@ class Optimizer:
         names = {name: self._tree_name(name) for name in trees}
         as_leaf = memory.as_leaf
         kernels: dict[tuple[str, ...], KernelInfo] = {}
-        for path, param in params.items():
+        for number, (path, param) in enumerate(params.items()):
             if path in skipped or param.array.size == 0:
                 continue
             leaves = {manifest.param: param}
             shape = param.array.shape
             for name, found in others.items():
-                leaf = leaves[name] = as_leaf(found[path], path, names[name])
+                leaf = leaves[name] = as_leaf(found[path], path, names[name], codes=name in manifest.state)
                 if leaf.array.shape != shape:
                     raise LeafError(
                         f"{names[name]} {show(path)} must have the shape of its param, {shape} (got {leaf.array.shape})"
@@ -392,7 +396,7 @@ class Optimizer:
                     _check_writable(leaf, names[operand.name])
                 ordered.append(leaf)
                 spans.append((leaf, names[operand.name], written))
-            works.append(Work(path, ordered, [], kernel))
+            works.append(Work(path, ordered, [], kernel, number))
         memory.check_overlap(spans)
         for work in works:
             work.arrays = [
@@ -413,9 +417,9 @@ class Optimizer:
                 first = first or (grad, kernel.dtypes["grad"], "grads")
                 continue
             if leaves is not None:
-                wrong = next((o for o in kernel.operands if leaves[o.name].dtype != o.dtype), None)
+                wrong = next((o for o in kernel.operands if leaves[o.name].dtype != stored_as(o.dtype)), None)
                 if wrong is not None:
-                    first = first or (leaves[wrong.name], wrong.dtype, self._tree_name(wrong.name))
+                    first = first or (leaves[wrong.name], stored_as(wrong.dtype), self._tree_name(wrong.name))
                     continue
             return kernel
         if first is not None:
@@ -512,7 +516,8 @@ class Optimizer:
         calls = []
         for group in groups.values():
             kernel = group[0].kernel
-            calls.append(prepare(device, *self.module(kernel, device), kernel, [work.arrays for work in group]))
+            arrays, numbers = [work.arrays for work in group], [work.number for work in group]
+            calls.append(prepare(device, *self.module(kernel, device), kernel, arrays, numbers))
         run_together(calls, [scalars for _, _, scalars in groups])
         return scalar_state(calls)
 

@@ -34,19 +34,21 @@ class StagesCall(Call):
         module: LoadedModule,
         kernel: KernelInfo,
         leaves: Sequence[Sequence[np.ndarray]],
+        numbers: Sequence[int] | None = None,
     ) -> None:
         super().__init__(device, info, module, kernel, leaves)
         self._spans = Spans(kernel, leaves)
-        self.rows = _number_leaves(self._spans.table, kernel)
-        first = np.flatnonzero(np.diff(self.rows[:, -2], prepend=-1))
+        self.rows = _number_leaves(self._spans.table, kernel, numbers)
+        counts = self.rows[:, len(kernel.operands)]
+        first = np.flatnonzero(np.diff(self.rows[:, len(kernel.operands) + 1], prepend=-1))
         self._partials = [empty((len(self.rows), len(stage)), "f64") for stage in kernel.stages]
         self._totals = [
             empty((len(first), width), "f64") if (width := sum(not c.tree for c in stage)) else None
             for stage in kernel.stages
         ]
         self._first = first
-        workers = device.workers(int(self.rows[:, -3].sum()), kernel.dtypes["compute"]) if len(self.rows) > 1 else None
-        self._pieces = _pieces(self.rows[:, -3], workers.threads + 1 if workers else 1)
+        workers = device.workers(int(counts.sum()), kernel.dtypes["compute"]) if len(self.rows) > 1 else None
+        self._pieces = _pieces(counts, workers.threads + 1 if workers else 1)
         self._mine = _Hand(device, module, self)
         self._theirs = _Hand(workers, module.on(workers), self) if workers and len(self._pieces) > 1 else None
         # What most calls on small leaves are, whose time is that of Python's own steps.
@@ -208,15 +210,23 @@ def _span(device: Device, array: np.ndarray, dtype: str) -> tuple[Any, Any]:
     return device.span(array.reshape(-1).view(np.uint8).data, array.shape, dtype)
 
 
-def _number_leaves(table: np.ndarray, kernel: KernelInfo) -> np.ndarray:
-    """The rows of ``table``, each with its leaf's number and size behind its own count."""
+def _number_leaves(table: np.ndarray, kernel: KernelInfo, numbers: Sequence[int] | None) -> np.ndarray:
+    """The rows of ``table``, each with its leaf's line of totals and its size behind its own count.
+
+    Where the kernel takes indices they are followed by where in its leaf the row starts, and the leaf's number.
+    """
     if not kernel.leafwise:
         table = join_rows(table)
-    numbered = np.empty((len(table), table.shape[1] + 2), np.int64)
-    numbered[:, :-2] = table
-    numbered[:, -2] = np.arange(len(table))
-    numbered[:, -1] = table[:, -1]
-    return split_rows(numbered, counts=-3)
+    lines, width = np.arange(len(table)), table.shape[1]
+    columns = [table, lines, table[:, -1]]
+    if kernel.indexed:
+        columns += [np.zeros(len(table)), lines if numbers is None else np.array(numbers)]
+    rows = split_rows(np.column_stack(columns).astype(np.int64), counts=width - 1)
+    if kernel.indexed:
+        begins = np.cumsum(rows[:, width - 1]) - rows[:, width - 1]  # were all leaves one
+        first = np.flatnonzero(np.diff(rows[:, width], prepend=-1))
+        rows[:, width + 2] = begins - begins[first][rows[:, width]]
+    return rows
 
 
 #: Elements from which rows are shared in many pieces, so that a thread that is held up does not hold up the rest.

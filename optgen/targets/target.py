@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from optgen import host
-from optgen.dtypes import SIZES
+from optgen.dtypes import CODES, FLOATS, SIZES
 from optgen.errors import UnknownTargetError, UnsupportedTargetError
 from optgen.lower.style import Style
 
@@ -32,12 +32,18 @@ class Target:
     flags: tuple[str, ...]
     arch: str = ""
     features: tuple[str, ...] = ()
-    dtypes: tuple[str, ...] = ("f16", "bf16", "f32", "f64")
+    dtypes: tuple[str, ...] = FLOATS
     style: Style = field(default_factory=Style)
     note: str = ""
 
     def check(
-        self, dtypes: Iterable[str], *, reduces: bool = False, elementwise: bool = True, over_tree: bool = False
+        self,
+        dtypes: Iterable[str],
+        *,
+        reduces: bool = False,
+        elementwise: bool = True,
+        over_tree: bool = False,
+        random: bool = False,
     ) -> None:
         """Refuses kernels that would not compile for the target, or would be wrong on it.
 
@@ -46,10 +52,13 @@ class Target:
             reduces: whether the kernel reduces whole leaves.
             elementwise: whether it treats each element by itself otherwise.
             over_tree: whether it reduces all leaves of the tree together.
+            random: whether it rounds at random.
 
         Raises:
             UnsupportedTargetError: naming what the target lacks.
         """
+        if random and self.backend != "cpu":
+            raise UnsupportedTargetError(f"target '{self.name}' cannot round at random, nor keep 8-bit state: CPUs can")
         for dtype in dtypes:
             if dtype not in self.dtypes:
                 raise UnsupportedTargetError(
@@ -92,6 +101,7 @@ def _cpu(name: str, triple: str, cpu: str, arch: str, features: tuple[str, ...] 
         ),
         arch,
         features,
+        dtypes=(*FLOATS, *CODES),
         # 16 at once: within noise of the best width at every level and dtype (benchmarks/sweep.py).
         style=Style(vector=16, halves=halves),
         note=note,

@@ -178,8 +178,7 @@ class BoundStep:
             raise HyperparameterError("'step' is counted in the state: set state['step'] instead")
         values = self._optimizer.resolve({**hypers, "step": 1} if self._optimizer.counts_steps else hypers)
         if self._micro is not None:
-            assert self._optimizer.manifest.micro is not None
-            self._micro.every = values[self._optimizer.manifest.micro.every]
+            self._micro.set(values)
         for each in self._calls:
             scalars = each.kernel.scalars
             each.state_at = tuple((i, s.hyper) for i, s in enumerate(scalars) if s.hyper in each.kernel.returned)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from optgen.artifact import KernelInfo
@@ -28,7 +28,7 @@ class MicroStep:
         info = optimizer.manifest.micro
         assert info is not None
         self._optimizer, self._info = optimizer, info
-        self.every = 1.0
+        self.every = optimizer.manifest.baked.get(info.every, 1.0)
         groups: dict[str, tuple[KernelInfo, list[list[Any]]]] = {}
         for work in works:
             names = [o.name for o in work.kernel.operands]
@@ -42,6 +42,10 @@ class MicroStep:
             groups.setdefault(kernel.name, (kernel, []))[1].append([work.arrays[i] for i in at])
         device = optimizer.device
         self.calls = [prepare(device, *optimizer.module(k, device), k, leaves) for k, leaves in groups.values()]
+
+    def set(self, values: Mapping[str, float]) -> None:
+        """Takes from a step's hyperparameters what it needs."""
+        self.every = values.get(self._info.every, self.every)
 
     def due(self, state: MutableMapping[str, Any]) -> bool:
         """Whether the next step updates."""

@@ -99,8 +99,9 @@ class Optimizer:
         self._defaults = {h.name: h.default for h in bundle.manifest.hypers if h.default is not None}
         for name, value in (defaults or {}).items():
             self._defaults[name] = self._hyper(name).check(value)
+        tensors = dict.fromkeys(bundle.manifest.per_element, "it is a tensor of each leaf's shape")
         self.groups = Groups(
-            bundle.manifest.groups if groups is None else groups, self._hyper, _common(bundle.manifest)
+            bundle.manifest.groups if groups is None else groups, self._hyper, {**_common(bundle.manifest), **tensors}
         )
         check_runtime(bundle.manifest.min_runtime)
         if device is None:
@@ -273,7 +274,7 @@ class Optimizer:
         if manifest.micro is not None:
             micro = MicroStep(self, works)
             given = {**numbers, **({"step": count} if self.counts_steps else {})}
-            micro.every = self._resolve(given, leaves_of(params))(None)[manifest.micro.every]
+            micro.set(self._resolve(given, leaves_of(params))(None))
             if not micro.due(state):
                 new_state = {**state}
                 micro.run(new_state)

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 import optgen as og
 from optgen.artifact import read_bundle
-from optgen.cli import app
+from optgen.cli.app import app
 from optgen.cli.arrays import read_arrays, write_arrays
 from optgen.dtypes import CODES, code_values, from_float64, to_float64
 from optgen.errors import HyperparameterError, LeafError, LoweringError, UnsupportedTargetError
@@ -346,14 +346,14 @@ def test_master_weights_keep_what_sixteen_bits_lose() -> None:
     reference, lossy = og.prebuilt("adamw", compute_dtype="f32"), og.prebuilt("adamw")
     reference_state, lossy_state = reference.init(exact), lossy.init(plain)
     for _ in range(30):
-        g = rng.standard_normal(999).astype(BF16)
+        g = np.abs(rng.standard_normal(999)).astype(BF16)  # always downhill: too little at a time for bf16
         opt.step(w, g, state, lr=1e-4)
         reference.step(exact, g.astype(np.float32), reference_state, lr=1e-4)
         lossy.step(plain, g, lossy_state, lr=1e-4)
     np.testing.assert_allclose(state["master"], exact, atol=1e-6)
     assert np.array_equal(w, state["master"].astype(BF16))
-    off = [np.abs(x.astype(np.float64) - exact).mean() for x in (w, plain)]
-    assert off[0] < 0.8 * off[1]
+    off = [abs((x.astype(np.float64) - exact).mean()) for x in (w, plain)]
+    assert off[0] < 0.3 * off[1]
 
 
 def test_wide_range_of_scales() -> None:

@@ -605,3 +605,12 @@ def test_what_is_refused() -> None:
         opt.step(w, w.copy(), wrong, lr=0.1)
     with pytest.raises(LeafError, match="must have dtype f32, f64, bf16 or f16"):
         opt.init(np.zeros(4, np.uint8))
+
+
+def test_other_processors() -> None:
+    targets = ["cpu:x86-64-v2", "cpu:aarch64", "cpu:riscv64"]
+    opt = compiled("adamw", dtype="bf16", state_dtype="f8", rounding="stochastic", target=tuple(targets))
+    assert [m.in_place for m in opt.manifest.kernels[0].modules] == [True] * 3
+    ran = [r for r in verify_bundle(opt.bundle, ["local-sync"]) if r.target == "cpu:x86-64-v2"]
+    assert all(r.ok for r in ran)
+    assert len(ran) in (0, 3)  # none elsewhere than on x86-64

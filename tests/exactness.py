@@ -550,9 +550,9 @@ settings and a learning rate of {lr}.
   nothing is asked for (f64 arithmetic, or pairs of f32 on Vulkan, for f32; f32 arithmetic for 16-bit params, whose
   state is f32). Vulkan is Mesa's lavapipe. `torch fused`, `torch foreach` and `optax` (under jit) do the same update on
   the same float32 operands, where they have the rule in that convention; `-` is where there is none. {versions}.
-- Operands: at steps (and sizes) {places}, once normally distributed, and once with 70 % of the elements of each operand
-  multiplied by one of 1, 1e-3, 1e-30, 1e30, 1e-42 (a denormal) and 0, independently; for 16-bit params by what their
-  range has of these.
+- Operands: once normally distributed, and once with 70 % of the elements of each operand multiplied by one of 1, 1e-3,
+  1e-30, 1e30, 1e-42 (a denormal) and 0, independently; for 16-bit params by what their range has of these. Steps (and
+  numbers of elements): {places}.
 - *Normal* elements are those whose operands and results are zero or normal numbers, and for which the reference gives
   something finite in float32 arithmetic, too. *Denormal*: an operand or a result is denormal. *Beyond*: the reference
   in float32 is infinite or NaN somewhere, as where a grad of 1e30 is squared, or a result is larger than its dtype can

@@ -5,6 +5,7 @@ The references are those of ``reference.py`` and ``rule_references.py``, evaluat
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -64,10 +65,8 @@ class Row:
     @property
     def reference(self) -> Callable[..., Arrays]:
         """The first of the rule's cases has it; they differ in settings alone."""
-        if self.rule == "muon":
-            return muon
-        if self.rule == "adam_step":
-            return adam_step
+        if self.rule in ("muon", "adam_step", "ftrl"):
+            return {"muon": muon, "adam_step": adam_step, "ftrl": ftrl}[self.rule]
         convention = get_rule(self.rule).convention
         found = [c for c in CASES if (c.rule, c.convention) == (self.rule, convention)]
         return next(
@@ -93,6 +92,15 @@ def adam_step(w: Any, *tensors: Any, step: int) -> Arrays:
     """By ivy's Adam, from a param of zero with a rate of -1."""
     found = reference.adam(np.zeros_like(w), *tensors, lr=-1.0, step=step, ivy=True, eps=1e-7)
     return {n: value for n, (value, _) in found.items()}
+
+
+def ftrl(w: Any, g: Any, n: Any, z: Any, *, lr: float, step: int) -> Arrays:
+    """Keras' without penalties: 0 / 0 where a param has had no grad yet. The roots' difference does not cancel."""
+    new = n + g * g
+    rise = g * g / np.where(new > 0, np.sqrt(new) + np.sqrt(n), 1)
+    rise = np.where(np.isinf(g), np.sqrt(new) - np.sqrt(n), rise)
+    z = z + g - rise / lr * w
+    return {"w": -z / (np.sqrt(new) / lr), "n": new, "z": z}
 
 
 _MOMENTS = {"exp_avg": "m", "exp_avg_sq": "v"}
@@ -542,9 +550,9 @@ settings and a learning rate of {lr}.
   nothing is asked for (f64 arithmetic, or pairs of f32 on Vulkan, for f32; f32 arithmetic for 16-bit params, whose
   state is f32). Vulkan is Mesa's lavapipe. `torch fused`, `torch foreach` and `optax` (under jit) do the same update on
   the same float32 operands, where they have the rule in that convention; `-` is where there is none. {versions}.
-- Operands: at steps (and sizes) {places}, once normally distributed, and once with 70 % of the elements of each operand
-  multiplied by one of 1, 1e-3, 1e-30, 1e30, 1e-42 (a denormal) and 0, independently; for 16-bit params by what their
-  range has of these.
+- Operands: once normally distributed, and once with 70 % of the elements of each operand multiplied by one of 1, 1e-3,
+  1e-30, 1e30, 1e-42 (a denormal) and 0, independently; for 16-bit params by what their range has of these. Steps (and
+  numbers of elements): {places}.
 - *Normal* elements are those whose operands and results are zero or normal numbers, and for which the reference gives
   something finite in float32 arithmetic, too. *Denormal*: an operand or a result is denormal. *Beyond*: the reference
   in float32 is infinite or NaN somewhere, as where a grad of 1e30 is squared, or a result is larger than its dtype can
@@ -560,12 +568,15 @@ What misses 2 ulp, and why:
 
 - In f32 arithmetic (`f32/f32`, the state of 16-bit params, torch, optax) every rule does, by thousands of ulp where the
   terms of a sum cancel: the terms are rounded before. Which element of so many that happens to, and so which of optgen,
-  torch and optax has the larger figure, is chance. f64 arithmetic and pairs have digits to spare.
+  torch and optax has the larger figure, is chance, but for torch's means: as `lerp` they are off by half as much. f64
+  arithmetic and pairs have digits to spare.
 - On CPUs *denormal* numbers are zero: IREE sets the processor to flush them (and XLA does for optax), before a kernel
-  starts. torch keeps them, and is better there; so is Vulkan for f32, where lavapipe keeps them and the pairs' low
-  parts do not underflow. What a denormal decides by its sign (`lion`, `signsgd`, `signum`, `rprop`) is then decided
+  starts. torch keeps them, and is better there. So does Vulkan on lavapipe, where products of pairs underflow as
+  f32's do. What a denormal decides by its sign (`lion`, `signsgd`, `signum`, `rprop`) is then decided
   otherwise.
-- *Beyond* f32's range f64 arithmetic is still right. Pairs have f32's range, and go wrong as f32 arithmetic does.
+- *Beyond* f32's range f64 arithmetic is still right, but for operands that are denormal besides. Pairs have f32's
+  range, and go wrong as f32 arithmetic does: so does `ftrl` where g * g underflows and w is as large as 1e30.
+- `ftrl` divides 0 by 0 where a param has had no grad and its sum starts at 0, as Keras does; here that is no error.
 - torch's `Rprop` multiplies two grads, which underflows to zero where both are small.
 - `gradient_descent` and `adam_step` are ivy's, in f32 arithmetic because its published digits are.
 - `muon` multiplies matrices, out of place and in f32: 15 products, whose rounding adds up.
@@ -589,13 +600,34 @@ reference's are, with the same sign, and nowhere else; the other elements must b
 """
 
 
-def main() -> None:
-    found, special = {}, {}
+def read(text: str) -> tuple[dict[str, dict[str, Worst]], dict[str, dict[str, str]]]:
+    """What a document says, to the digits that it has."""
+    found: dict[str, dict[str, Worst]] = {}
+    for label, part in zip(CLASSES, text.split("\n## ")[1:], strict=False):
+        for line in part.splitlines():
+            if line.startswith("| `"):
+                name, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+                for column, cell in zip(COLUMNS, cells, strict=True):
+                    values = (
+                        {} if cell == "-" else dict(zip(("w", "state"), map(float, cell.split(" / ")), strict=False))
+                    )
+                    worst = found.setdefault(name.strip("`"), {}).setdefault(column, {})
+                    worst.update({(label, each): value for each, value in values.items()})
+    special: dict[str, dict[str, str]] = {}
+    for name, column, problem in re.findall(r"(?m)^- `([^`]+)`, ([^:]+): (.*)\.$", text.split("\n## ")[-1]):
+        special.setdefault(name, {})[column] = problem
+    return {n: {c: w for c, w in columns.items() if w} for n, columns in found.items()}, special
+
+
+def main(*rules: str) -> None:
+    """Measures those rules, or all; what the document says of others stays."""
+    found, special = read(DOC.read_text()) if rules else ({}, {})
     for row in ROWS:
-        print(row.name, file=sys.stderr, flush=True)
-        found[row.name], special[row.name] = measure_row(row), special_row(row)
+        if not rules or row.rule in rules:
+            print(row.name, file=sys.stderr, flush=True)
+            found[row.name], special[row.name] = measure_row(row), special_row(row)
     DOC.write_text(document(found, special))
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

@@ -7,8 +7,10 @@ code of a magnitude ``x`` with as many fractional bits as f32 has to spare, ``23
 straight lines; so a maximum chooses, and for decoding a minimum. Nothing in between is subnormal in f32, which would
 be slow.
 
-Rounding at random adds 16 random bits below the last place kept, and cuts: up with the probability of how far it is to
-there. The bits are a hash of the element's index, under two keys made of seed, step and leaf: they do not depend on
+Rounding at random adds random bits below the last place kept, as many as there are, and cuts: up with the probability
+of how far it is to there. A word has bits for two results, the lower ones for the first and the upper ones for the
+second. Codes want 21, so that ten serve both: where they count most for the one, they count less than 2^-10 for the
+other. The bits are a hash of the element's index, under two keys made of seed, step and leaf: they do not depend on
 threads, rows or packing. The hash is lowbias32 (Wellons, hash-prospector), with the second key added in its middle.
 """
 
@@ -86,7 +88,7 @@ def encode(result: str, x: str, dtype: str, word: str, half: int) -> list[str]:
         x: the number.
         dtype: of the element.
         word: 32 random bits.
-        half: 0 to use the lower sixteen of them, 1 for the others.
+        half: 0 to use the lower ones, 1 for the upper ones.
     """
     w = _Writer(f"{result}_c")
     bits = w.add(f"arith.bitcast {x}", "f32 to i32")
@@ -100,14 +102,12 @@ def encode(result: str, x: str, dtype: str, word: str, half: int) -> list[str]:
         return [*w.lines, f"{result} = arith.bitcast {short} : i16 to bf16"]
     code = CODES[dtype]
     spare, normal, low = _offsets(dtype)
-    fill = spare - 16  # random bits below the sixteen: half of what they could be at most
-    random = w.op("andi", w.op("shrui", word, 16 - fill) if half else w.op("shli", word, fill), 0xFFFF << fill)
-    centre = 1 << (fill - 1)
+    random = w.op("shrui", word, 32 - spare) if half else w.op("andi", word, (1 << spare) - 1)
     magnitude = w.op("andi", bits, 0x7FFFFFFF)
     as_float = w.add(f"arith.bitcast {magnitude}", "i32 to f32")
     smallest = w.add(f"arith.constant {2.0**code.lowest!r}", "f32")
     sum_ = w.add(f"arith.bitcast {w.op('addf', as_float, smallest, 'f32')}", "f32 to i32")
-    fine = w.op("maxsi", w.op("subi", magnitude, normal - centre), w.op("subi", sum_, low - centre))
+    fine = w.op("maxsi", w.op("subi", magnitude, normal), w.op("subi", sum_, low))
     number = w.op("minui", w.op("shrui", w.op("addi", fine, random), spare), code.top)
     if code.signed:
         number = w.op("ori", number, w.op("andi", w.op("shrui", bits, 24), 128))

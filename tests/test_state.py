@@ -138,11 +138,16 @@ def test_scalar_state_is_checked(opts: dict[str, optgen.Optimizer]) -> None:
         opt.step(w, w.copy(), {n: v for n, v in state.items() if n != "product"}, lr=1)
     with pytest.raises(TreeError, match="'product' must be a finite number"):
         opt.step(w, w.copy(), {**state, "product": float("nan")}, lr=1)
-    with pytest.raises(HyperparameterError, match="'lr' must be one number for all leaves"):
-        opt.step([w], [w.copy()], {**state, "m": [state["m"]]}, lr=[1])
+    with pytest.raises(HyperparameterError, match="'beta' must be one number for all leaves"):
+        opt.step([w], [w.copy()], {**state, "m": [state["m"]]}, lr=1, beta=[0.5])
     with pytest.raises(HyperparameterError, match="no hyperparameter 'product'"):
         opt.step(w, w.copy(), state, lr=1, product=1)
     np.testing.assert_array_equal(w, 1)
+    two = opt.init([w, w.copy()])  # lr may differ: neither number depends on it
+    params, two = opt.step([w, w.copy()], [np.ones_like(w), np.ones_like(w)], two, lr=[0, 1])
+    np.testing.assert_array_equal(params[0], 1)
+    np.testing.assert_allclose(params[1], 0, atol=1e-6)
+    assert two["product"] == 0.9
 
 
 def test_scalar_state_on_vulkan_and_by_lists(vulkan: str) -> None:

@@ -6,6 +6,7 @@ import importlib.util
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from traceback import walk_tb
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -66,7 +67,9 @@ def _rules_in(path: Path) -> dict[str, Rule]:
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        raise RuleError(f"{path} cannot be loaded: {type(error).__name__}: {error}") from error
+        lines = [line for frame, line in walk_tb(error.__traceback__) if frame.f_code.co_filename == str(path)]
+        where = f" ({path.name}, line {lines[-1]})" if lines and not isinstance(error, SyntaxError) else ""
+        raise RuleError(f"{path} cannot be loaded{where}: {type(error).__name__}: {error}") from error
     finally:
         sys.path.pop(0)
     return {name: value for name, value in vars(module).items() if isinstance(value, Rule)}

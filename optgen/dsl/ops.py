@@ -9,6 +9,8 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+from optgen.dsl.decay import plain
+
 #: How functions that reduce all leaves together are called in traces; the lowering knows them by it.
 TREE_PREFIX = "optgen_tree_"
 
@@ -21,27 +23,27 @@ def _jnp() -> Any:
 
 def sqrt(x: Any) -> Any:
     """The square root, elementwise."""
-    return _jnp().sqrt(x)
+    return _jnp().sqrt(plain(x))
 
 
 def where(condition: Any, x: Any, y: Any) -> Any:
     """``x`` where ``condition`` holds, else ``y``, elementwise."""
-    return _jnp().where(condition, x, y)
+    return _jnp().where(condition, plain(x), plain(y))
 
 
 def maximum(x: Any, y: Any) -> Any:
     """The larger of both, elementwise; NaN if either is."""
-    return _jnp().maximum(x, y)
+    return _jnp().maximum(plain(x), plain(y))
 
 
 def minimum(x: Any, y: Any) -> Any:
     """The smaller of both, elementwise; NaN if either is."""
-    return _jnp().minimum(x, y)
+    return _jnp().minimum(plain(x), plain(y))
 
 
 def sign(x: Any) -> Any:
     """-1, 0 or 1, elementwise; NaN if ``x`` is."""
-    return _jnp().sign(x)
+    return _jnp().sign(plain(x))
 
 
 def cos(x: Any) -> Any:

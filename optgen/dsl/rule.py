@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from optgen.dsl.faults import check_side_effects, where_defined
 from optgen.errors import HyperparameterError, RuleError
 from optgen.hyper import Hyper, Kind
 
@@ -175,11 +176,12 @@ def rule(
     decays, signed, closed = frozenset(decays), frozenset(signed), frozenset(closed)
 
     def decorate(function: RuleFunction) -> Rule:
-        label = name or function.__name__
+        label, line = name or function.__name__, where_defined(function)
+        check_side_effects(label, function)
         positional, hypers, flags, optional = [], [], {}, set()
         for parameter in inspect.signature(function).parameters.values():
             if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-                raise RuleError(f"rule '{label}' must name its parameters (got *{parameter.name})")
+                raise RuleError(f"rule '{label}' must name its parameters{line} (got *{parameter.name})")
             if parameter.kind != parameter.KEYWORD_ONLY:
                 positional.append(parameter.name)
             elif parameter.name in numbers:
@@ -193,8 +195,8 @@ def rule(
                 kind: Kind = "step" if parameter.name == "step" else "decay" if parameter.name in decays else "scalar"
                 if default is not None and not isinstance(default, int | float):
                     raise RuleError(
-                        f"'{parameter.name}' of rule '{label}' must have a number, a bool or None as its default "
-                        f"(got {default!r})"
+                        f"'{parameter.name}' of rule '{label}' must have a number, a bool or None as its default"
+                        f"{line} (got {default!r})"
                     )
                 hypers.append(
                     Hyper(
@@ -208,32 +210,36 @@ def rule(
         names = {h.name for h in hypers}
         keywords = set(inspect.signature(function).parameters) - set(positional)
         if unknown := sorted(set(numbers) - keywords):
-            raise RuleError(f"'scalars' of rule '{label}' must name its keyword parameters (got {unknown[0]!r})")
+            raise RuleError(f"'scalars' of rule '{label}' must name its keyword parameters{line} (got {unknown[0]!r})")
         if unknown := sorted(set(first) - {slot.name for slot in slots}):
-            raise RuleError(f"'init' of rule '{label}' must name its state tensors (got {unknown[0]!r})")
+            raise RuleError(f"'init' of rule '{label}' must name its state tensors{line} (got {unknown[0]!r})")
         for slot in slots:
             if isinstance(slot.init, str) and slot.init != "param" and slot.init not in names - {"step"}:
                 raise RuleError(
                     f"'init' of state '{slot.name}' of rule '{label}' must be a number, 'param' or one of its "
-                    f"hyperparameters (got {slot.init!r})"
+                    f"hyperparameters{line} (got {slot.init!r})"
                 )
         for given, what in ((decays, "decays"), (signed, "signed"), (closed, "closed")):
             if unknown := sorted(given - names):
-                raise RuleError(f"'{what}' of rule '{label}' must name its keyword parameters (got {unknown[0]!r})")
+                raise RuleError(
+                    f"'{what}' of rule '{label}' must name its keyword parameters{line} (got {unknown[0]!r})"
+                )
         state_names = [slot.name for slot in slots]
         if positional[len(positional) - len(state_names) :] != state_names or len(positional) <= len(state_names):
             raise RuleError(
-                f"rule '{label}' must take its param, its grad and then its state {tuple(state_names)} "
+                f"rule '{label}' must take its param, its grad and then its state {tuple(state_names)}{line} "
                 f"(its positional parameters are {tuple(positional)})"
             )
         for each, other in (needs or {}).items():
             if not {each, other} <= optional:
-                raise RuleError(f"'needs' of rule '{label}' must name parameters that default to None (got {each!r})")
+                raise RuleError(
+                    f"'needs' of rule '{label}' must name parameters that default to None{line} (got {each!r})"
+                )
         for slot in slots:
             if slot.needs is not None and slot.needs not in optional and slot.needs not in flags:
                 raise RuleError(
-                    f"state '{slot.name}' of rule '{label}' must depend on a parameter that defaults to None or a bool "
-                    f"(got {slot.needs!r})"
+                    f"state '{slot.name}' of rule '{label}' must depend on a parameter that defaults to None or a bool"
+                    f"{line} (got {slot.needs!r})"
                 )
         tensors = positional[: len(positional) - len(state_names)]
         return Rule(

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
-from optgen.dsl.decay import Decay
+from optgen.dsl import faults
+from optgen.dsl.decay import Decay, plain
 from optgen.dsl.variant import MASTER, Dtypes, KernelSpec
 from optgen.dtypes import FLOATS
-from optgen.errors import CompilerNotFoundError, RuleError
+from optgen.errors import CompilerNotFoundError, OptgenError, RuleError
 from optgen.hyper import PARTS, part
 
-_NOT_SCALAR = "scalar '{name}' of rule '{rule}' must be computed from scalars alone (got {got})"
 _JAX_NAMES = dict(zip(FLOATS, ("float16", "bfloat16", "float32", "float64"), strict=True))
 
 
@@ -41,6 +41,11 @@ def traceable(spec: KernelSpec) -> Any:
     baked = dict(variant.baked)
     scalars = spec.scalars
 
+    def check_results(results: Any, tensors: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+        problem = _problem(spec, results, tensors[0].shape)
+        if problem:
+            raise RuleError(problem.format(line=faults.where_returned(rule.function, tensors, keywords)))
+
     def update(*args: Any) -> tuple[Any, ...]:
         tensors = {
             o.name: value.astype(compute) for o, value in zip(spec.operands, args[: len(spec.operands)], strict=True)
@@ -63,34 +68,57 @@ def traceable(spec: KernelSpec) -> Any:
             tensors[rule.param] = tensors[MASTER]
         present = [tensors[n] for n in (rule.param, *rule.inputs)]
         slots = [tensors.get(slot.name) for slot in rule.state]
-        results = rule.function(*present, *slots, **keywords)
+        try:
+            results = rule.function(*present, *slots, **keywords)
+        except OptgenError:  # on purpose: settings that exclude each other
+            raise
+        except Exception as error:
+            raise faults.explain(rule.name, rule.function, error) from error
+        check_results(results, (*present, *slots), keywords)
         results = results if isinstance(results, tuple) else (results,)
         if variant.master:
-            tensors_out = 1 + len(variant.rule_state)
-            results = (*results[:tensors_out], results[0], *results[tensors_out:])
-        wanted = [*(o.name for o in spec.results), *spec.returned]
-        if len(results) != len(wanted):
-            what = "values" if spec.returned else "tensors"
-            raise RuleError(
-                f"rule '{rule.name}' must return {len(wanted)} {what}, the new {', '.join(wanted)} (got {len(results)})"
-            )
+            own = 1 + len(variant.rule_state)
+            results = (*results[:own], results[0], *results[own:])
         results, numbers_out = results[: len(spec.results)], results[len(spec.results) :]
         out = []
         for operand, value in zip(spec.results, results, strict=True):
-            shape = tensors[rule.param].shape
-            if jnp.shape(value) != shape:
-                raise RuleError(
-                    f"result '{operand.name}' of rule '{rule.name}' must have its leaf's shape {shape} "
-                    f"(got {jnp.shape(value)})"
-                )
-            out.append(jnp.asarray(value).astype(_JAX_NAMES[operand.traced]))
-        for name, value in zip(spec.returned, numbers_out, strict=True):
-            if jnp.shape(value) != ():
-                raise RuleError(_NOT_SCALAR.format(name=name, rule=rule.name, got=f"shape {jnp.shape(value)}"))
-            out.append(jnp.asarray(value).astype(compute))
+            out.append(jnp.asarray(plain(value)).astype(_JAX_NAMES[operand.traced]))
+        for value in numbers_out:
+            out.append(jnp.asarray(plain(value)).astype(compute))
         return tuple(out)
 
     return update
+
+
+def _problem(spec: KernelSpec, results: Any, shape: tuple[int, ...]) -> str:
+    """What is wrong with a rule's results, with ``{line}`` for where; empty if nothing is."""
+    import jax.numpy as jnp
+
+    variant = spec.variant
+    name, tensors = variant.rule.name, [variant.rule.param, *variant.rule_state]
+    wanted = [*tensors, *spec.returned]
+    many = f"{len(wanted)} {'values' if spec.returned else 'tensor' if len(wanted) == 1 else 'tensors'}"
+    must = f"rule '{name}' must return {many}, the new {', '.join(wanted)}{{line}}"
+    if results is None or isinstance(results, list | dict):
+        return f"{must} (got {'None' if results is None else f'a {type(results).__name__}: write a tuple'})"
+    results = results if isinstance(results, tuple) else (results,)
+    if len(results) != len(wanted):
+        return f"{must} (got {len(results)})"
+    for each, value in zip(wanted, results, strict=True):
+        value = plain(value)
+        if not isinstance(value, int | float) and not hasattr(value, "dtype"):
+            return f"result '{each}' of rule '{name}' must be a tensor{{line}} (got {_braces(value)})"
+        found = jnp.shape(value)
+        hint = ": a sum over a leaf may be a term of its result" if found == () else ": each element gives one"
+        if each in tensors and found != shape:
+            return f"result '{each}' of rule '{name}' must have its leaf's shape {shape}{{line}} (got {found}){hint}"
+        if each not in tensors and found != ():
+            return f"scalar '{each}' of rule '{name}' must be computed from scalars alone{{line}} (got shape {found})"
+    return ""
+
+
+def _braces(value: Any) -> str:
+    return repr(value)[:60].replace("{", "{{").replace("}", "}}")
 
 
 def trace(spec: KernelSpec, shape: Sequence[int], *, locations: bool = False) -> str:
@@ -108,7 +136,7 @@ def trace(spec: KernelSpec, shape: Sequence[int], *, locations: bool = False) ->
         Text in the MLIR ``stablehlo`` dialect.
 
     Raises:
-        RuleError: if the rule's results do not match its declaration.
+        RuleError: if the rule's function raises, or its results do not match its declaration; names the line.
         CompilerNotFoundError: if JAX is not installed.
     """
     jax = import_jax()
@@ -118,7 +146,13 @@ def trace(spec: KernelSpec, shape: Sequence[int], *, locations: bool = False) ->
         arguments = [jax.ShapeDtypeStruct(tuple(shape), _JAX_NAMES[o.traced]) for o in spec.operands]
         arguments += [jax.ShapeDtypeStruct((), _JAX_NAMES[spec.dtypes.compute])] * len(spec.scalars)
         jitted = jax.jit(traceable(spec), keep_unused=True)
-        text: str = jitted.trace(*arguments).lower(lowering_platforms=("cpu",)).as_text(debug_info=locations)
+        try:
+            traced = jitted.trace(*arguments)
+        except OptgenError as error:
+            faults.without_jax_notes(error)
+            raise
+        faults.check_trace(spec.variant.rule.name, traced, len(arguments))
+        text: str = traced.lower(lowering_platforms=("cpu",)).as_text(debug_info=locations)
         return text
 
 

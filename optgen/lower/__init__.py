@@ -6,10 +6,11 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from optgen.dsl.faults import UntraceableError
 from optgen.dsl.ops import TREE_PREFIX
 from optgen.dsl.trace import trace
 from optgen.dsl.variant import KernelSpec
-from optgen.errors import LoweringError, OptgenError
+from optgen.errors import LoweringError
 from optgen.lower.emit import emit_in_place, emit_out_of_place
 from optgen.lower.graph import CrossElementError as CrossElementError
 from optgen.lower.graph import Graph as Graph
@@ -75,11 +76,11 @@ def lower(spec: KernelSpec, shapes: Sequence[tuple[int, ...]] | None = None) -> 
     try:
         first, second = (trace(spec, shape, locations=True) for shape in PLACEHOLDERS)
         graph = graph_of(first, PLACEHOLDERS[0], (second, PLACEHOLDERS[1]))
-    except (CrossElementError, TypeError, ValueError) as error:
-        # A rule for matrices alone does not even trace on a vector: JAX says so with a TypeError or ValueError.
-        if isinstance(error, OptgenError) and not isinstance(error, CrossElementError):
+    except (CrossElementError, UntraceableError) as error:
+        # A rule for matrices alone does not even trace on a vector. If it traces on nothing, shapes are not why.
+        if isinstance(error, UntraceableError) and shapes is None and not _traces_on_some_shape(spec):
             raise
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0].removeprefix(f"rule '{spec.variant.rule.name}' ")
         if spec.returned:
             raise LoweringError(
                 f"rule '{spec.variant.rule.name}' has scalar state and must run in place (it cannot: {reason})"
@@ -106,3 +107,13 @@ def lower(spec: KernelSpec, shapes: Sequence[tuple[int, ...]] | None = None) -> 
             kernels.append(Kernel(spec, text, False, reason, shape))
         return tuple(kernels)
     return (Kernel(spec, trace(spec, PLACEHOLDERS[0]), True, graph=graph, plan=plan_of(graph, spec.returned)),)
+
+
+def _traces_on_some_shape(spec: KernelSpec) -> bool:
+    for shape in (*PLACEHOLDERS, (4, 4), (4, 5), ()):
+        try:
+            trace(spec, shape)
+        except UntraceableError:
+            continue
+        return True
+    return False

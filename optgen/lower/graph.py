@@ -135,7 +135,10 @@ class _Reader:
         from iree.compiler import ir
 
         with ir.Context():
-            module = ir.Module.parse(text)
+            try:
+                module = ir.Module.parse(text)
+            except ir.MLIRError as error:
+                raise LoweringError("the rule's trace has operations that are not StableHLO's") from error
             self.ir = ir
             self.functions = {ir.StringAttr(f.attributes["sym_name"]).value: f for f in module.body.operations}
             block = self.functions["main"].regions[0].blocks[0]

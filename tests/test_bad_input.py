@@ -179,7 +179,7 @@ def test_unknown_names_list_the_known() -> None:
     with pytest.raises(errors.UnknownTargetError, match=r"did you mean 'cpu:x86-64-v3'.*vulkan:adreno"):
         optgen.compile("adamw", target="cpu:x86-64v3")
     with pytest.raises(errors.BundleNotFoundError, match=r"no prebuilt bundle .*adamw"):
-        prebuilt_bundle("nadam")
+        prebuilt_bundle("shampoo")
     with pytest.raises(errors.UnsupportedTargetError, match=r"'vulkan' cannot compute in f64"):
         optgen.compile("adamw", target="vulkan", dtypes=["f64"])
     with pytest.raises(errors.HyperparameterError, match="'sgd' has no hyperparameter 'beta1'"):

@@ -14,7 +14,7 @@ from optgen.rules import RULES
 
 
 def run(*arguments: str) -> str:
-    result = CliRunner().invoke(app, ["rules", *arguments])
+    result = CliRunner().invoke(app, ["rules", *arguments], env={"COLUMNS": "160"})
     assert result.exit_code == 0, result.output
     return result.output
 

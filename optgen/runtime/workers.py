@@ -27,7 +27,7 @@ class Aside:
         self._cores: set[int] = set()
 
     def watch(self, make: Callable[[], _T]) -> _T:
-        """Calls ``make``, and takes the threads of IREE that it starts for those of the pool."""
+        """Calls ``make``, and takes the threads that are there afterwards for those of the pool."""
         before = _threads()
         made = make()
         self._started = _threads() - before
@@ -38,8 +38,8 @@ class Aside:
 
     @property
     def threads(self) -> list[int]:
-        """The system's numbers of the pool's threads. They give themselves their names, some time after they start."""
-        return [thread for thread in self._started if _name(thread).startswith("iree-")]
+        """The system's numbers of the pool's threads."""
+        return sorted(self._started)
 
     def step(self) -> None:
         """Moves the pool off the caller's core, if it is not yet."""
@@ -48,7 +48,7 @@ class Aside:
         self._core = core
         if others := self._cores - {core}:
             try:
-                for thread in self.threads:
+                for thread in self._started:
                     os.sched_setaffinity(thread, others)
             except OSError:  # a sandbox that forbids it, or cores that were taken away: they run where they may
                 self._current = None
@@ -59,10 +59,3 @@ def _threads() -> set[int]:
         return {int(entry.name) for entry in _TASKS.iterdir()}
     except OSError:
         return set()
-
-
-def _name(thread: int) -> str:
-    try:
-        return (_TASKS / str(thread) / "comm").read_text()
-    except OSError:
-        return ""

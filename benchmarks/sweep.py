@@ -18,7 +18,6 @@ from optgen import host
 from optgen.compiler.build import build_bundle
 from optgen.dsl import Dtypes, Variant
 from optgen.hyper import part
-from optgen.lower import Style
 from optgen.rules import get_rule
 from optgen.runtime import Optimizer, execute, get_device, memory, rows
 from optgen.targets import get_target
@@ -30,7 +29,8 @@ HYPERS = {"lr": 1e-3, "step": 3.0, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "w
 
 def call_for(level: str, width: int, dtypes: Dtypes, size: int, row: int) -> Callable[[], None]:
     """A prepared update of one leaf."""
-    target = dataclasses.replace(get_target(f"cpu:{level}"), style=Style(vector=width))
+    target = get_target(f"cpu:{level}")
+    target = dataclasses.replace(target, style=dataclasses.replace(target.style, vector=width))
     opt = Optimizer(build_bundle(Variant.of(get_rule("adamw")), [dtypes], [target]))
     kernel = opt.manifest.kernels[0]
     device = get_device("cpu")

@@ -37,33 +37,28 @@ static inline void store_bf16(uint16_t *p, float x) { // to the nearest, ties to
   float a = s.momentum * m[i] + L(g + i); \
   m[i] = a;                           \
   S(w + i, L(w + i) - s.lr * a);
-#define ADAM(L, S)                                   \
-  float x = L(g + i);                                \
+// Adam's moments of the grad x, and the new param z.
+#define MOMENTS(X)                                   \
+  float x = X;                                       \
   float a = s.beta1 * m[i] + s.rest1 * x;            \
   float b = s.beta2 * v[i] + s.rest2 * x * x;        \
   m[i] = a;                                          \
-  v[i] = b;                                          \
-  S(w + i, s.keep * L(w + i) - s.alpha * a / (sqrtf(b) + s.eps));
-
+  v[i] = b;
+#define STEPPED(L) (s.keep * L(w + i) - s.alpha * a / (sqrtf(b) + s.eps))
+#define ADAM(L, S)                                   \
+  MOMENTS(L(g + i))                                  \
+  S(w + i, STEPPED(L));
 #define LION(L, S)                                                          \
   float x = L(g + i);                                                       \
   float u = s.beta1 * m[i] + s.rest1 * x;                                   \
   m[i] = s.beta2 * m[i] + s.rest2 * x;                                      \
   S(w + i, s.keep * L(w + i) - s.lr * ((float)(u > 0) - (float)(u < 0)));
 #define CLIPPED(L, S)                                \
-  float x = L(g + i) * s.scale;                      \
-  float a = s.beta1 * m[i] + s.rest1 * x;            \
-  float b = s.beta2 * v[i] + s.rest2 * x * x;        \
-  m[i] = a;                                          \
-  v[i] = b;                                          \
-  S(w + i, s.keep * L(w + i) - s.alpha * a / (sqrtf(b) + s.eps));
+  MOMENTS(L(g + i) * s.scale)                        \
+  S(w + i, STEPPED(L));
 #define AVERAGED(L, S)                               \
-  float x = L(g + i) * s.scale;                      \
-  float a = s.beta1 * m[i] + s.rest1 * x;            \
-  float b = s.beta2 * v[i] + s.rest2 * x * x;        \
-  m[i] = a;                                          \
-  v[i] = b;                                          \
-  float z = s.keep * L(w + i) - s.alpha * a / (sqrtf(b) + s.eps); \
+  MOMENTS(L(g + i) * s.scale)                        \
+  float z = STEPPED(L);                              \
   S(w + i, z);                                       \
   e[i] = s.average * e[i] + (1 - s.average) * z;
 // LAMB's update; it stores nothing before both norms of the leaf are known.

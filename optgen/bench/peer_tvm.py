@@ -32,8 +32,8 @@ class Tvm(Peer):
             optimizer = optimizers.SGD(LR)
         try:
             optimizer.init(params)
-        except Exception:
-            # TVM 0.27 asks a string for its dtype when it makes the state, after all else: the state is made here.
+        except ValueError:
+            # TVM 0.27 refuses to make the state, after all else: the state is made here.
             optimizer.state = ()
         module = tvm.IRModule({optimizer.name: optimizer.get_function()})
         target = tvm.target.Target({"kind": "llvm", "mcpu": "native", "num-cores": threads})

@@ -49,7 +49,7 @@ class Kernel:
 
     def abi(self, style: Style) -> str:
         """How a module of that style is called; see :meth:`Style.abi`."""
-        return "list" if self.plan is None else style.abi(self.plan)
+        return "list" if self.plan is None else style.abi
 
     def mlir(self, style: Style) -> str:
         """The module as iree-compile takes it, for one kind of device."""

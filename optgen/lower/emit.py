@@ -22,7 +22,7 @@ def emit_in_place(spec: KernelSpec, graph: Graph, plan: Plan, style: Style) -> s
     By lists its one entry point is ``apply``: it takes a list of views for each operand and the scalars, and returns
     the number of leaves. There is one tied dispatch for each leaf.
     """
-    if style.abi(plan) == "stages":
+    if style.abi == "stages":
         return emit_rows(spec, graph, plan, style)
     if any(o.coded for o in spec.operands):
         raise LoweringError("8-bit state and rounding at random are for CPUs: kernels for others have no table of rows")

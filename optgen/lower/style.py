@@ -15,7 +15,6 @@ from optgen.errors import LoweringError
 from optgen.lower.graph import Node, Value
 from optgen.lower.halves import convert_half
 from optgen.lower.ops import OPS, constant
-from optgen.lower.plan import Plan
 
 
 @dataclass(frozen=True)
@@ -36,8 +35,10 @@ class Style:
     halves: bool = False
     vector: int | None = None
 
-    def abi(self, plan: Plan) -> str:
-        """How a module for ``plan`` is called: ``stages`` with a table of rows, or ``list`` with lists of leaves."""
+    @property
+    def abi(self) -> str:
+        """How modules of rules that run in place are called: ``stages`` with a table of rows, or ``list`` with lists of
+        leaves."""
         return "list" if self.vector is None else "stages"
 
 

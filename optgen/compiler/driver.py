@@ -114,6 +114,7 @@ def cached(keys: Sequence[str], make: Callable[[], list[bytes]], use_cache: bool
 
 
 def cache_key(mlir: str, flags: Sequence[str]) -> str:
+    """What :func:`cached` is to know the result of compiling ``mlir`` with ``flags`` by."""
     digest = hashlib.sha256()
     parts = [compiler_version(), *flags, mlir]
     if any("target-cpu=host" in flag for flag in flags):
@@ -136,6 +137,11 @@ def _run(mlir: str, flags: Sequence[str], *phases: str) -> list[bytes]:
 
 
 def run_in(folder: Path, mlir: str, flags: Sequence[str]) -> bytes:
+    """The output of iree-compile, run in ``folder``, where what else it writes is left.
+
+    Raises:
+        CompileError, CompilerNotFoundError: as :func:`compile_mlir`.
+    """
     # The module is named on the command line by a constant, so that no path of this machine reaches its bytes.
     source, output = folder / "module.mlir", folder / "module.out"
     source.write_text(mlir)

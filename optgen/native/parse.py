@@ -37,12 +37,16 @@ PIECE = 64
 
 _SCALARS = ("i1", "i8", "i16", "i32", "i64", "index", "f32", "f64")
 # The arithmetic that host code may do. Anything else is refused.
-_ARITHMETIC = frozenset(
-    "addi subi muli andi ori xori shli divsi divui remsi remui shrsi shrui maxsi minsi maxui minui ceildivsi ceildivui "
-    "floordivsi index_cast index_castui trunci extsi extui bitcast select addf subf mulf divf negf maximumf minimumf "
-    "maxnumf minnumf truncf extf sitofp uitofp fptosi fptoui".split()
-)
-_MATHEMATICS = frozenset("sqrt expm1 exp exp2 log log1p log2 powf sin cos tanh absf floor ceil fma rsqrt".split())
+_ARITHMETIC = frozenset((
+    "addi", "subi", "muli", "andi", "ori", "xori", "shli", "shrsi", "shrui", "divsi", "divui", "remsi", "remui",
+    "maxsi", "minsi", "maxui", "minui", "ceildivsi", "ceildivui", "floordivsi", "index_cast", "index_castui", "trunci",
+    "extsi", "extui", "bitcast", "select", "addf", "subf", "mulf", "divf", "negf", "maximumf", "minimumf", "maxnumf",
+    "minnumf", "truncf", "extf", "sitofp", "uitofp", "fptosi", "fptoui",
+))  # fmt: skip
+_MATHEMATICS = frozenset((
+    "sqrt", "rsqrt", "expm1", "exp", "exp2", "log", "log1p", "log2", "powf", "sin", "cos", "tanh", "absf", "floor",
+    "ceil", "fma",
+))  # fmt: skip
 _INTEGERS = ("eq", "ne", "slt", "sle", "sgt", "sge", "ult", "ule", "ugt", "uge")
 _FLOATS = (
     "false", "oeq", "ogt", "oge", "olt", "ole", "one", "ord", "ueq", "ugt", "uge", "ult", "ule", "une", "uno", "true",

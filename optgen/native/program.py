@@ -118,8 +118,7 @@ Statement = Let | Check | Dispatch | Copy | Fill
 
 @dataclass(frozen=True)
 class TensorResult:
-    """A result in memory: where it lies when the program has run. ``argument`` is whose memory it is, where it was
-    written in place."""
+    """A result in memory: where it lies when the program has run."""
 
     place: Place
     length: Number
@@ -128,6 +127,7 @@ class TensorResult:
 
     @property
     def argument(self) -> int | None:
+        """Whose memory it is, where it was written in place; None where it lies in the workspace."""
         return self.place.index if self.place.root == "argument" else None
 
 

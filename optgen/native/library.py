@@ -19,6 +19,7 @@ _FLAGS = (
     "--iree-llvmcpu-link-embedded=false",
     "--iree-llvmcpu-link-static",
     "--iree-llvmcpu-static-library-output-path=library.o",
+    "--iree-llvmcpu-debug-symbols=false",
     "--iree-opt-const-eval=false",
     "--iree-opt-const-expr-hoisting=false",
     "--compile-to=hal",

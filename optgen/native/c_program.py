@@ -1,0 +1,182 @@
+"""Any function of static shapes as C: a whole training step, say."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from math import prod
+
+from optgen.errors import LoweringError
+from optgen.native.abi import check_object
+from optgen.native.bundle import CBundle, assemble
+from optgen.native.c import ELEMENTS, SIZES, address, wrapped, write_body
+from optgen.native.c_ops import TYPES
+from optgen.native.library import Library, compile_library
+from optgen.native.names import c_name, check_prefix
+from optgen.native.program import Literal, ScalarArgument, TensorArgument, TensorResult
+from optgen.native.target import get_native_target
+
+
+def compile_c_function(
+    mlir: str,
+    target: str,
+    *,
+    name: str,
+    arguments: Sequence[str] = (),
+    results: Sequence[str] = (),
+    summary: str = "",
+    use_cache: bool = True,
+) -> CBundle:
+    """Compiles a module with one public function of static shapes to C without a runtime.
+
+    The function ``NAME`` takes a struct of pointers and a workspace. Results that the module has tied to arguments
+    (JAX: ``donate_argnums``, with ``lax.optimization_barrier`` between the last use of what is overwritten and the
+    update) are written there; the others to pointers of their own.
+
+    Args:
+        mlir: the module: StableHLO as JAX prints it, or what else iree-compile takes.
+        target: a processor; see ``optgen.native.NATIVE_TARGETS``.
+        name: what every symbol begins with, and the function.
+        arguments: names of the function's arguments.
+        results: names of its results.
+        summary: a sentence for the header.
+        use_cache: whether compiled code may come from the cache.
+
+    Returns:
+        The files; :meth:`CBundle.save` writes them.
+
+    Raises:
+        UnknownTargetError: for a target that does not exist.
+        CompileError: if the compiler refuses the module.
+        LoweringError: for dynamic shapes, control flow on the host, and whatever else is not understood.
+    """
+    chosen = get_native_target(target)
+    if chosen.name.startswith("wasm"):
+        raise LoweringError(f"C is not written for {chosen.name}: WebAssembly has a form of its own")
+    check_prefix(name)
+    named, count = re.subn(r"^(module)( @[\w.$-]+)?", rf"\1 @{name}", mlir, count=1, flags=re.MULTILINE)
+    if not count:
+        raise LoweringError("'mlir' must begin with a module, whose name every symbol of the library then has")
+    # What is computed with 8 bytes may be loaded as such.
+    alignment = 8 if re.search(r"(?<![a-z])[fi]64\b", named) else 4
+    library = compile_library(named, chosen.flags, alignment=alignment, names=arguments, use_cache=use_cache)
+    return write_program(library, target, name=name, results=results, summary=summary)
+
+
+def write_program(
+    library: Library, target: str, *, name: str, results: Sequence[str] = (), summary: str = ""
+) -> CBundle:
+    """Writes the C that drives a compiled function of static shapes; arguments as :func:`compile_c_function` has them.
+
+    Raises:
+        LoweringError: for dynamic shapes, and results that lie in the same memory.
+    """
+    program, checked = library.program, check_object(library)
+    fields: list[dict[str, object]] = []
+    memory: dict[int, str] = {}
+    scalars: dict[str, str] = {}
+    spans: list[dict[str, object]] = []
+    shown = [results[i] if i < len(results) else f"result{i}" for i in range(len(program.results))]
+    within = _in_place(library)
+
+    def add(field: str, kind: str, doc: str) -> str:
+        if any(f["name"] == field for f in fields):
+            raise LoweringError(f"two arguments or results of '{name}' are called '{field}' in C")
+        fields.append({"name": field, "declaration": f"{kind}{field}", "doc": doc})
+        return f"args->{field}"
+
+    for index, argument in enumerate(program.arguments):
+        field = c_name(argument.name)
+        if isinstance(argument, ScalarArgument):
+            scalars[argument.name] = add(field, f"{TYPES[argument.type]} ", "a number")
+            continue
+        element, size = _element(argument.dtype), SIZES[argument.dtype] * _elements(argument)
+        which = f"; becomes {shown[within[index]]}" if index in within and len(results) > within[index] else ""
+        access = f"read and written{which}" if argument.written else "read"
+        doc = f"{_shape(argument.dtype, argument.shape)}, {access}"
+        memory[index] = add(field, f"{'' if argument.written else 'const '}{element} *", doc)
+        spans.append(
+            {"name": memory[index], "bytes": size, "alignment": program.alignment, "written": int(argument.written)}
+        )
+    numbers = [r for r in program.results if not isinstance(r, TensorResult)]
+    body = write_body(program, [e.name for e in checked.exports], memory, scalars, None, numbers)
+    found = iter(body.returned)
+    for index, result in enumerate(program.results):
+        if index in within.values():
+            continue
+        field = c_name(shown[index])
+        if not isinstance(result, TensorResult):
+            pointer = add(field, f"{TYPES[result.type]} *", "a number, written")
+            body.lines.append(f"*{pointer} = {next(found)};")
+            spans.append(
+                {"name": pointer, "bytes": f"sizeof *{pointer}", "alignment": f"sizeof *{pointer}", "written": 1}
+            )
+            continue
+        shape = tuple(int(getattr(n, "value", -1)) for n in result.shape)
+        size = SIZES[result.dtype] * prod(shape)
+        pointer = add(field, f"{_element(result.dtype)} *", f"{_shape(result.dtype, shape)}, written")
+        source = address(result.place, memory)
+        body.lines.append(f"copy_bytes((unsigned char *){pointer}, {source}, {size});")
+        body.copies = True
+        spans.append({"name": pointer, "bytes": size, "alignment": SIZES[result.dtype], "written": 1})
+    if program.workspace:
+        upper = name.upper()
+        spans.append({"name": "workspace", "bytes": f"{upper}_WORKSPACE_BYTES", "written": 1,
+                      "alignment": f"{upper}_WORKSPACE_ALIGNMENT"})  # fmt: skip
+    rest = ["void *workspace"] if program.workspace else []
+    return assemble(
+        name, get_native_target(target), library, checked, body,
+        title=f"{name}: {summary or 'a compiled function'}",
+        summary=summary,
+        about=[],
+        rule=None,
+        pointers=fields,
+        signature=wrapped(f"int {name}(", [
+            f"const {name}_args *args", *rest, *(["size_t workspace_bytes"] if rest else []),
+            "const optgen_threads *threads",
+        ]),
+        run_signature=wrapped("static int run(", [
+            f"const {name}_args *args", *rest, "const library *lib", "const optgen_threads *threads",
+        ]),
+        run_call=f"return run(args, {'workspace, ' if rest else ''}lib, threads);",
+        spans=spans,
+        types=TYPES,
+        dtypes=None,
+    )  # fmt: skip
+
+
+def _in_place(library: Library) -> dict[int, int]:
+    """From each argument whose memory has a result, all of it, to the result's index."""
+    program = library.program
+    found: dict[int, int] = {}
+    for index, result in enumerate(program.results):
+        if not isinstance(result, TensorResult) or result.argument is None:
+            continue
+        argument = program.arguments[result.argument]
+        assert isinstance(argument, TensorArgument)
+        shape = tuple(n.value if isinstance(n, Literal) else None for n in result.shape)
+        if result.place.start or result.place.offset or (result.dtype, shape) != (argument.dtype, argument.shape):
+            raise LoweringError(
+                f"result {index} lies in a part of argument '{argument.name}', which C is not written for"
+            )
+        if result.argument in found:
+            raise LoweringError(f"results {found[result.argument]} and {index} lie in argument '{argument.name}' both")
+        found[result.argument] = index
+    return found
+
+
+def _element(dtype: str) -> str:
+    if dtype not in ELEMENTS:
+        raise LoweringError(f"C is not written for elements of type {dtype} (there are {', '.join(ELEMENTS)})")
+    return ELEMENTS[dtype]
+
+
+def _elements(argument: TensorArgument) -> int:
+    known = [extent for extent in argument.shape if extent is not None]
+    if len(known) < len(argument.shape):
+        raise LoweringError(f"argument '{argument.name}' must have a shape that is known (it has {argument.shape})")
+    return prod(known)
+
+
+def _shape(dtype: str, shape: Sequence[int | None]) -> str:
+    return f"{dtype}[{', '.join(map(str, shape))}]" if shape else f"one {dtype}"

@@ -1,0 +1,290 @@
+"""An update rule as C: a function that updates one leaf of any length."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from optgen.dsl.rule import Rule
+from optgen.dsl.variant import KernelSpec, Variant
+from optgen.errors import HyperparameterError, LoweringError
+from optgen.formula import formula, summary
+from optgen.hyper import LOG_OF_ZERO, Hyper, Scalar
+from optgen.lower import lower
+from optgen.lower.leaf import emit_leaf
+from optgen.native.abi import check_object
+from optgen.native.bundle import CBundle, assemble
+from optgen.native.c import ELEMENTS, SIZES, wrapped, write_body
+from optgen.native.c_ops import TYPES
+from optgen.native.library import Library, compile_library
+from optgen.native.names import c_name, check_prefix
+from optgen.native.program import ScalarArgument, TensorArgument, TensorResult
+from optgen.native.target import NativeTarget, get_native_target
+from optgen.rules import get_rule
+from optgen.runtime.loading import split_settings
+
+
+def compile_c(
+    rule: str | Rule,
+    target: str,
+    *,
+    name: str | None = None,
+    convention: str | None = None,
+    dtype: Any = "f32",
+    grad_dtype: Any = None,
+    state_dtype: Any = None,
+    compute_dtype: Any = None,
+    master: bool = False,
+    bake: Mapping[str, float] | Iterable[str] = (),
+    use_cache: bool = True,
+    **settings: Any,
+) -> CBundle:
+    """Compiles an update rule to C without a runtime: an object file, the source that drives it, and a README.
+
+    The function ``NAME_update`` updates one leaf, of any length, in place. It allocates nothing, keeps no state, and
+    needs nothing but C's mathematical library.
+
+    Args:
+        rule: a name (see ``optgen.rules``), or a :class:`Rule`.
+        target: a processor; see ``optgen.native.NATIVE_TARGETS``.
+        name: what every symbol begins with; by default the rule's name, with its dtype where that is not f32.
+        convention: whose arithmetic, where libraries differ.
+        dtype: of the params.
+        grad_dtype, state_dtype, master: as :func:`optgen.compile` has them.
+        compute_dtype: of the arithmetic; by default as :func:`optgen.compile` has it, and f32 on processors that have
+            f64 in software only.
+        bake: hyperparameters to fold in: names, or a mapping to values.
+        use_cache: whether compiled code may come from the cache.
+        settings: structure (``nesterov=True``), and hyperparameters, which become the defaults.
+
+    Returns:
+        The files; :meth:`CBundle.save` writes them.
+
+    Raises:
+        UnknownRuleError, UnknownTargetError, HyperparameterError: for a name or value that does not exist.
+        LoweringError: if the rule relates elements to one another, reduces the whole tree or rounds at random, or if
+            the compiler's host code is not understood.
+        CompilerNotFoundError: if JAX or the compiler is not installed.
+    """
+    chosen = get_native_target(target)
+    found = get_rule(rule, convention)
+    structure, values = split_settings(found.flags, found.optional, settings)
+    baked = _baked(found, bake, values)
+    for key, value in values.items():
+        found.hyper(key).check(value)
+    variant = Variant.of(found, structure=structure, bake=baked, master=master)
+    usual = variant.dtypes(dtype, grad_dtype, state_dtype)
+    if compute_dtype is None and usual.compute == "f64" and "f64" not in (usual.param, usual.grad, usual.state):
+        compute_dtype = chosen.compute
+    dtypes = variant.dtypes(dtype, grad_dtype, state_dtype, compute_dtype)
+    default = variant.dtypes(dtype, grad_dtype, state_dtype).name
+    prefix = check_prefix(name or c_name(variant.name + ("" if default == "f32" else f"_{default}")))
+    kernel = lower(variant.kernel(dtypes))[0]
+    if kernel.graph is None or kernel.plan is None:
+        raise LoweringError(f"rule '{found.name}' cannot be a function for one leaf of any length: {kernel.reason}")
+    mlir = emit_leaf(kernel.spec, kernel.graph, kernel.plan, name=prefix, halves=chosen.halves)
+    alignment = min(SIZES[o.dtype] for o in kernel.spec.operands)
+    library = compile_library(mlir, _flags(chosen), alignment=alignment, use_cache=use_cache)
+    return write_rule(kernel.spec, library, chosen, prefix, {**baked, **values})
+
+
+def _flags(target: NativeTarget) -> tuple[str, ...]:
+    if target.name.startswith("wasm"):
+        raise LoweringError(f"C is not written for {target.name}: WebAssembly has a form of its own")
+    return target.flags
+
+
+def _baked(rule: Rule, bake: Mapping[str, float] | Iterable[str], values: dict[str, Any]) -> dict[str, float]:
+    if isinstance(bake, Mapping):
+        return dict(bake)
+    baked = {}
+    for key in bake:
+        value = values.pop(key, rule.hyper(key).default)
+        if value is None:
+            raise HyperparameterError(f"'{key}' must have a value to be baked in: it has no default, so give one")
+        baked[key] = value
+    return baked
+
+
+def write_rule(
+    spec: KernelSpec, library: Library, target: NativeTarget, name: str, values: Mapping[str, float] | None = None
+) -> CBundle:
+    """Writes the C that drives a compiled leaf function.
+
+    Args:
+        spec: rule, structure and dtypes that it was compiled from.
+        library: its code.
+        target: that it is for.
+        name: what every symbol begins with; that of the module, too.
+        values: hyperparameters that become the defaults.
+
+    Raises:
+        LoweringError: if the host program is not that of such a function.
+    """
+    variant, program, checked = spec.variant, library.program, check_object(library)
+    operands = spec.operands
+    names = [c_name(o.name) for o in operands]
+    _check_signature(spec, library)
+    scalars = [
+        (re.sub(r"\W", "_", f"s_{s.name.removeprefix('h_')}", flags=re.ASCII), argument)
+        for s, argument in zip(spec.scalars, program.arguments[len(operands) :], strict=True)
+    ]
+    numbers = [r for r in program.results if not isinstance(r, TensorResult)]
+    body = write_body(
+        program,
+        [export.name for export in checked.exports],
+        dict(enumerate(names)),
+        {argument.name: text for text, argument in scalars},
+        "length",
+        numbers,
+    )
+    state = [c_name(s) for s in spec.returned]
+    body.lines.insert(0, "const int64_t length = (int64_t)n;")
+    body.lines[:0] = [f"(void){text};" for text, _ in scalars if text not in body.scalars]
+    body.lines += [f"*{s} = (double){number};" for s, number in zip(state, body.returned, strict=True)]
+    hypers = [h for h in variant.hypers if h.kind != "step" and h.name not in variant.per_element]
+    step = next((h for h in variant.hypers if h.kind == "step"), None)
+    pointers = [
+        {"name": n, "declaration": f"{'const ' if o.role == 'input' else ''}{ELEMENTS[o.dtype]} *{n}", "doc": doc}
+        for n, o, doc in zip(names, operands, _documents(spec), strict=True)
+    ]
+    declarations = [p["declaration"] for p in pointers]
+    numeric = [f"double *{s}" for s in state]
+    rest = ["void *workspace", "size_t workspace_bytes"] if program.workspace else []
+    compute = {"f32": "float", "f64": "double"}[spec.dtypes.compute]
+    shown = _defaults(hypers, values or {})
+    return assemble(
+        name, target, library, checked, body,
+        title=f"{variant.name}: {summary(variant.rule)}",
+        rule=variant.rule,
+        about=_about(variant.rule),
+        hypers=[{"name": c_name(h.name), "default": shown[h.name], "doc": _range(h, shown[h.name])} for h in hypers],
+        call=[
+            *(f"{n}[i]" for n in names), "sizes[i]", *(["step"] if step else []), *(["&hypers"] if hypers else []),
+            *(f"&next_{s}" for s in state), *(["workspace", "sizeof workspace"] if rest else []), "NULL",
+        ],
+        missing=any(shown[h.name] == "NAN" for h in hypers),
+        state=[{"name": s, "first": repr(v)} for s, v in zip(state, variant.rule.scalars.values(), strict=True)],
+        step=step is not None,
+        first_step=0 if step is not None and step.closed else 1,
+        pointers=pointers,
+        width=max(len(x) for x in (*names, *state, "workspace")),
+        signature=wrapped(f"int {name}_update(", [
+            *declarations, "size_t n", *(["uint64_t step"] if step else []),
+            *([f"const {name}_hypers *hypers"] if hypers else []), *numeric, *rest, "const optgen_threads *threads",
+        ]),
+        run_signature=wrapped("static int run(", [
+            *declarations, "size_t n", *(f"{compute} {text}" for text, _ in scalars), *numeric, *rest[:1],
+            "const library *lib", "const optgen_threads *threads",
+        ]),
+        run_call=wrapped("    return run(", [
+            *names, "n", *(f"({compute}){_part(s, spec)}" for s in spec.scalars), *state,
+            *(["workspace"] if rest else []), "lib", "threads",
+        ]).strip() + ";",
+        tests=[test for h in hypers for test in _tests(h)],
+        needed=[*(["hypers"] if hypers else []), *state],
+        logs=any(s.part == "log" for s in spec.scalars),
+        log_of_zero=repr(LOG_OF_ZERO),
+        largest=max(SIZES[o.dtype] for o in operands),
+        types=TYPES,
+        dtypes=spec.dtypes,
+        spans=[
+            *({"name": n, "bytes": f"n * {SIZES[o.dtype]}", "alignment": SIZES[o.dtype],
+               "written": int(o.role != "input")}
+              for n, o in zip(names, operands, strict=True)),
+            *({"name": s, "bytes": "sizeof(double)", "alignment": "sizeof(double)", "written": 1} for s in state),
+            *([{"name": "workspace", "bytes": f"{name.upper()}_WORKSPACE_BYTES", "written": 1,
+                "alignment": f"{name.upper()}_WORKSPACE_ALIGNMENT"}] if rest else []),
+        ],
+    )  # fmt: skip
+
+
+def _check_signature(spec: KernelSpec, library: Library) -> None:
+    """That the host program takes and gives what :func:`emit_leaf` says."""
+    program, operands = library.program, spec.operands
+    tensors, numbers = program.arguments[: len(operands)], program.arguments[len(operands) :]
+    dtypes = {"f16": "i16"}
+    good = len(numbers) == len(spec.scalars)
+    for argument, operand in zip(tensors, operands, strict=False):
+        good &= isinstance(argument, TensorArgument) and argument.shape == (None,)
+        good &= isinstance(argument, TensorArgument) and argument.dtype == dtypes.get(operand.dtype, operand.dtype)
+    good &= all(isinstance(n, ScalarArgument) and n.type == spec.dtypes.compute for n in numbers)
+    if not good:
+        shown = ", ".join(str(a) for a in program.arguments)
+        raise LoweringError(
+            f"the host program must take {len(operands)} leaves and {len(spec.scalars)} numbers ({shown})"
+        )
+    written = [i for i, o in enumerate(operands) if o.role != "input"]
+    leaves = [r for r in program.results if isinstance(r, TensorResult)]
+    places = [(r.argument, r.place.start, r.place.offset) for r in leaves]
+    if places != [(i, 0, None) for i in written] or len(program.results) != len(leaves) + len(spec.returned):
+        raise LoweringError(
+            f"the host program must return {', '.join(operands[i].name for i in written)} in place, and "
+            f"{len(spec.returned)} numbers (it returns {program.results})"
+        )
+
+
+def _documents(spec: KernelSpec) -> list[str]:
+    slots = {slot.name: slot for slot in spec.variant.slots}
+    found = []
+    for o in spec.operands:
+        bits = " as its bits" if o.dtype in ("f16", "bf16") else ""
+        access = "read" if o.role == "input" else "read and written"
+        if o.name in slots and o.role == "state":
+            first = slots[o.name].init
+            start = first if isinstance(first, str) and first != "param" else "the param" if first == "param" else first
+            start = f"{start:g}" if isinstance(start, float) else start
+            role = f"state, which begins as {start}"
+        else:
+            role = "param" if o.role == "param" else "hyperparameter" if o.name in spec.variant.per_element else "grad"
+        found.append(f"{o.dtype}[n]{bits}: {role}; {access}")
+    return found
+
+
+def _about(rule: Rule) -> list[str]:
+    lines: list[str] = []
+    for text in formula(rule):
+        lines += [f"    {line}" for line in text.split(";  ")]
+    lines += ["", *textwrap.wrap(f"Source: {rule.source}", 110)] if rule.source else []
+    lines = [line.replace("*/", "* /").replace("/*", "/ *").rstrip("\\") for line in lines]
+    return [*(f"   {line}" if line else "" for line in lines), ""]
+
+
+def _defaults(hypers: Iterable[Hyper], values: Mapping[str, float]) -> dict[str, str]:
+    found = {}
+    for h in hypers:
+        value = values.get(h.name, h.default)
+        found[h.name] = "NAN" if value is None else repr(float(value))
+    return found
+
+
+def _range(hyper: Hyper, default: str) -> str:
+    if hyper.kind == "decay":
+        text = f"decay rate in [0, 1{']' if hyper.closed else ')'}"
+    else:
+        text = "any number" if hyper.signed else "at least 0"
+    return f"{text}; {'must be set' if default == 'NAN' else f'default {default}'}"
+
+
+def _tests(hyper: Hyper) -> list[str]:
+    field = f"hypers->{c_name(hyper.name)}"
+    if hyper.kind == "decay":
+        return [f"{field} >= 0.0 && {field} {'<=' if hyper.closed else '<'} 1.0"]
+    return [f"isfinite({field})"] if hyper.signed else [f"isfinite({field}) && {field} >= 0.0"]
+
+
+def _part(scalar: Scalar, spec: KernelSpec) -> str:
+    """A scalar argument, in double: as the Python runtime computes it."""
+    if scalar.hyper in spec.returned:
+        return f"*{c_name(scalar.hyper)}"
+    kinds = {h.name: h.kind for h in spec.variant.hypers}
+    value = "step" if kinds[scalar.hyper] == "step" else f"hypers->{c_name(scalar.hyper)}"
+    if scalar.part == "value":
+        return value
+    if scalar.part == "complement":
+        return f"(1.0 - {value})"
+    if scalar.part == "log":
+        return f"log_of({value})"
+    raise LoweringError(f"'{scalar.hyper}' is for rounding at random, which a function for one leaf cannot do")

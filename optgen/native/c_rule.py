@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from optgen.dsl.rule import Rule
-from optgen.dsl.variant import KernelSpec, Variant
+from optgen.dsl.variant import KernelSpec, Variant, has_eight_bits
 from optgen.errors import HyperparameterError, LoweringError
 from optgen.formula import formula, summary
 from optgen.hyper import LOG_OF_ZERO, Hyper, Scalar
@@ -38,6 +38,7 @@ def compile_c(
     compute_dtype: Any = None,
     master: bool = False,
     bake: Mapping[str, float] | Iterable[str] = (),
+    per_element: Iterable[str] = (),
     use_cache: bool = True,
     **settings: Any,
 ) -> CBundle:
@@ -56,6 +57,7 @@ def compile_c(
         compute_dtype: of the arithmetic; by default as :func:`optgen.compile` has it, and f32 on processors that have
             f64 in software only.
         bake: hyperparameters to fold in: names, or a mapping to values.
+        per_element: hyperparameters that are to be tensors of the leaf's shape.
         use_cache: whether compiled code may come from the cache.
         settings: structure (``nesterov=True``), and hyperparameters, which become the defaults.
 
@@ -74,7 +76,10 @@ def compile_c(
     baked = _baked(found, bake, values)
     for key, value in values.items():
         found.hyper(key).check(value)
-    variant = Variant.of(found, structure=structure, bake=baked, master=master)
+    variant = Variant.of(
+        found, structure=structure, bake=baked, master=master, per_element=per_element,
+        eight_bits=has_eight_bits(state_dtype),
+    )  # fmt: skip
     usual = variant.dtypes(dtype, grad_dtype, state_dtype)
     if compute_dtype is None and usual.compute == "f64" and "f64" not in (usual.param, usual.grad, usual.state):
         compute_dtype = chosen.compute

@@ -17,7 +17,8 @@ _WORDS = """
 
     n step hypers args workspace workspace_bytes threads lib length most fits spans status header environment
     dispatch_state workgroup_state kernel attributes library work span run run_job dispatch open_library check_spans
-    BYTES copy_bytes fill_bytes log_of no_environment constant_counts binding_counts EXPORTS ALIGNED NULL main linux unix
+    BYTES copy_bytes fill_bytes log_of no_environment constant_counts binding_counts EXPORTS ALIGNED NULL main
+    linux unix
 
     exp exp2 expm1 log log1p log2 pow sqrt fabs floor ceil fma fmax fmin sin cos tanh isfinite signbit
 """

@@ -1,0 +1,99 @@
+"""Building generated C with each target's compiler, and running it: on this machine, or emulated."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from optgen.native import CBundle, get_native_target
+
+HERE = Path(__file__).resolve().parent / "native"
+WARNINGS = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where programs for a target run.
+
+    Attributes:
+        target: the target.
+        emulator: the command, before the program.
+        fma: results of f64 arithmetic are the same bits as those of other machines that agree in this.
+        ram: for boards without an operating system, where memory begins and its bytes.
+        flags: for the compiler, besides the target's.
+    """
+
+    target: str
+    emulator: tuple[str, ...] = ()
+    fma: bool = True
+    ram: tuple[int, int] | None = None
+    flags: tuple[str, ...] = ()
+
+    @property
+    def bare(self) -> bool:
+        """Whether there is no operating system."""
+        return self.ram is not None
+
+    def need(self) -> None:
+        """Skips the test where a compiler or an emulator is not installed."""
+        for tool in (get_native_target(self.target).compiler, *self.emulator[:1]):
+            if shutil.which(tool) is None:
+                pytest.skip(f"{tool} is not installed")
+
+    def build(self, folder: Path, bundles: Sequence[CBundle], main: str, *flags: str) -> Path:
+        """Compiles and links ``main`` with some bundles."""
+        target = get_native_target(self.target)
+        for bundle in bundles:
+            bundle.save(folder / bundle.name)
+        (folder / "main.c").write_text(main)
+        command = [target.compiler, *target.options, *WARNINGS, "-O2", "-ffp-contract=off", f"-I{HERE}", *self.flags]
+        for bundle in bundles:
+            command += [f"-I{folder / bundle.name}", f"{bundle.name}/{bundle.name}.c"]
+        command += ["main.c", *(f"{b.name}/{b.name}_kernels.o" for b in bundles), "-Wl,--gc-sections", *flags]
+        if self.ram is not None:
+            values = {"flash_bytes": 0x80000, "ram_start": self.ram[0], "ram_bytes": self.ram[1]}
+            command += [str(HERE / "bare_metal.c"), "-Wno-error=pedantic", "-nostartfiles", f"-T{HERE / 'cortex-m.ld'}"]
+            command += [f"-Wl,--defsym={name}={value}" for name, value in values.items()]
+            command += ["-Wl,-Map=program.map"]
+        else:
+            command += [str(HERE / "hosted.c"), "-static"]
+        result = subprocess.run([*command, "-lm", "-o", "program"], cwd=folder, capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr
+        return folder / "program"
+
+    def run(self, folder: Path) -> str:
+        """Runs the program there and returns what it says; it must end well."""
+        tail = ("program",) if self.bare or self.emulator else ("./program",)
+        result = subprocess.run(
+            [*self.emulator, *tail], cwd=folder, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL
+        )
+        assert result.returncode == 0, (result.returncode, result.stdout, result.stderr)
+        return result.stdout + (result.stderr if self.bare else "")
+
+
+def _board(name: str, *more: str) -> tuple[str, ...]:
+    return ("qemu-system-arm", "-M", name, *more, "-display", "none", "-monitor", "none", "-serial", "none",
+            "-semihosting-config", "enable=on,target=native", "-kernel")  # fmt: skip
+
+
+MACHINES = {
+    machine.target: machine
+    for machine in (
+        Machine("cpu:x86-64", fma=False),
+        Machine("cpu:x86-64-v2", fma=False),
+        Machine("cpu:x86-64-v3"),
+        Machine("cpu:x86-64-v4"),
+        Machine("cpu:aarch64", ("qemu-aarch64-static",)),
+        Machine("cpu:armv7", ("qemu-arm-static",), fma=False),
+        Machine("cpu:riscv64", ("qemu-riscv64-static",)),
+        Machine("cpu:riscv64-v", ("qemu-riscv64-static", "-cpu", "rv64,v=true,vext_spec=v1.0")),
+        Machine("cpu:cortex-m4", _board("mps2-an386"), fma=False, ram=(0x20000000, 0x400000)),
+        Machine("cpu:cortex-m7", _board("mps2-an500"), ram=(0x20000000, 0x400000)),
+        Machine("cpu:cortex-m55", _board("mps3-an547"), ram=(0x01000000, 0x200000)),
+    )
+}

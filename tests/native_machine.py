@@ -57,7 +57,7 @@ class Machine:
         command += ["main.c", *(f"{b.name}/{b.name}_kernels.o" for b in bundles), "-Wl,--gc-sections", *flags]
         if self.ram is not None:
             values = {"flash_bytes": 0x80000, "ram_start": self.ram[0], "ram_bytes": self.ram[1]}
-            command += [str(HERE / "bare_metal.c"), "-Wno-error=pedantic", "-nostartfiles", f"-T{HERE / 'cortex-m.ld'}"]
+            command += [str(HERE / "bare_metal.c"), "-nostartfiles", f"-T{HERE / 'cortex-m.ld'}"]
             command += [f"-Wl,--defsym={name}={value}" for name, value in values.items()]
             command += ["-Wl,-Map=program.map"]
         else:

@@ -12,7 +12,7 @@ from optgen.native.bundle import CBundle, assemble
 from optgen.native.c import ELEMENTS, SIZES, address, wrapped, write_body
 from optgen.native.c_ops import TYPES
 from optgen.native.library import Library, compile_library
-from optgen.native.names import c_name, check_prefix
+from optgen.native.names import check_prefix, member_name
 from optgen.native.program import Literal, ScalarArgument, TensorArgument, TensorResult
 from optgen.native.target import get_native_target
 
@@ -57,8 +57,9 @@ def compile_c_function(
     named, count = re.subn(r"^(module)( @[\w.$-]+)?", rf"\1 @{name}", mlir, count=1, flags=re.MULTILINE)
     if not count:
         raise LoweringError("'mlir' must begin with a module, whose name every symbol of the library then has")
-    # What is computed with 8 bytes may be loaded as such.
-    alignment = 8 if re.search(r"(?<![a-z])[fi]64\b", named) else 4
+    # Elements must be aligned to their own size, also in the workspace, where pieces are as far apart as arguments are
+    # aligned.
+    alignment = 8 if re.search(r"tensor<([\dx?]*x)?(complex<)?[fiu]+64", named) else 4
     library = compile_library(named, chosen.flags, alignment=alignment, names=arguments, use_cache=use_cache)
     return write_program(library, target, name=name, results=results, summary=summary)
 
@@ -86,7 +87,7 @@ def write_program(
         return f"args->{field}"
 
     for index, argument in enumerate(program.arguments):
-        field = c_name(argument.name)
+        field = member_name(argument.name)
         if isinstance(argument, ScalarArgument):
             scalars[argument.name] = add(field, f"{TYPES[argument.type]} ", "a number")
             continue
@@ -104,7 +105,7 @@ def write_program(
     for index, result in enumerate(program.results):
         if index in within.values():
             continue
-        field = c_name(shown[index])
+        field = member_name(shown[index])
         if not isinstance(result, TensorResult):
             pointer = add(field, f"{TYPES[result.type]} *", "a number, written")
             body.lines.append(f"*{pointer} = {next(found)};")

@@ -19,7 +19,7 @@ from optgen.native.bundle import CBundle, assemble
 from optgen.native.c import ELEMENTS, SIZES, wrapped, write_body
 from optgen.native.c_ops import TYPES
 from optgen.native.library import Library, compile_library
-from optgen.native.names import c_name, check_prefix
+from optgen.native.names import c_name, check_prefix, member_name
 from optgen.native.program import ScalarArgument, TensorArgument, TensorResult
 from optgen.native.target import NativeTarget, get_native_target
 from optgen.rules import get_rule
@@ -165,7 +165,9 @@ def write_rule(
         title=f"{variant.name}: {summary(variant.rule)}",
         rule=variant.rule,
         about=_about(variant.rule),
-        hypers=[{"name": c_name(h.name), "default": shown[h.name], "doc": _range(h, shown[h.name])} for h in hypers],
+        hypers=[
+            {"name": member_name(h.name), "default": shown[h.name], "doc": _range(h, shown[h.name])} for h in hypers
+        ],
         call=[
             *(f"{n}[i]" for n in names), "sizes[i]", *(["step"] if step else []), *(["&hypers"] if hypers else []),
             *(f"&next_{s}" for s in state), *(["workspace", "sizeof workspace"] if rest else []), "NULL",
@@ -274,7 +276,7 @@ def _range(hyper: Hyper, default: str) -> str:
 
 
 def _tests(hyper: Hyper) -> list[str]:
-    field = f"hypers->{c_name(hyper.name)}"
+    field = f"hypers->{member_name(hyper.name)}"
     if hyper.kind == "decay":
         return [f"{field} >= 0.0 && {field} {'<=' if hyper.closed else '<'} 1.0"]
     return [f"isfinite({field})"] if hyper.signed else [f"isfinite({field}) && {field} >= 0.0"]
@@ -285,7 +287,7 @@ def _part(scalar: Scalar, spec: KernelSpec) -> str:
     if scalar.hyper in spec.returned:
         return f"*{c_name(scalar.hyper)}"
     kinds = {h.name: h.kind for h in spec.variant.hypers}
-    value = "step" if kinds[scalar.hyper] == "step" else f"hypers->{c_name(scalar.hyper)}"
+    value = "step" if kinds[scalar.hyper] == "step" else f"hypers->{member_name(scalar.hyper)}"
     if scalar.part == "value":
         return value
     if scalar.part == "complement":

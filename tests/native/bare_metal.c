@@ -33,10 +33,10 @@ static void fault(void)
     finish(98);
 }
 
-__attribute__((section(".vectors"), used)) static const void *const vectors[16] = {
-    stack_top, (const void *)reset, (const void *)fault, (const void *)fault, (const void *)fault, (const void *)fault,
-    (const void *)fault, (const void *)fault,
-};
+__attribute__((section(".vectors"), used)) static const struct {
+    const void *stack;
+    void (*handlers[15])(void);
+} vectors = {stack_top, {reset, fault, fault, fault, fault, fault, fault}};
 
 void reset(void)
 {

@@ -126,10 +126,7 @@ class _Writer:
         handlers: dict[type, Callable[..., None]] = {
             Let: self.let, Check: self.check, Dispatch: self.dispatch, Copy: self.copy, Fill: self.fill,
         }  # fmt: skip
-        handler = handlers.get(type(statement))
-        if handler is None:
-            raise LoweringError(f"a host program has a statement that C is not written for: {statement}")
-        handler(statement)
+        handlers[type(statement)](statement)
 
     def number(self, number: Number) -> str:
         """A number as C has it."""
@@ -264,6 +261,8 @@ def _numbers(statement: Statement) -> list[Number]:
         places = [place for place, _ in statement.bindings]
     elif isinstance(statement, Copy):
         found, places = [statement.length], [statement.source, statement.target]
-    else:
+    elif isinstance(statement, Fill):
         found, places = [statement.pattern, statement.length], [statement.target]
+    else:
+        raise LoweringError(f"a host program has a statement that C is not written for: {statement}")
     return [*found, *(place.offset for place in places if place.offset is not None)]

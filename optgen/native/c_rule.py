@@ -85,10 +85,17 @@ def compile_c(
         compute_dtype = chosen.compute
     dtypes = variant.dtypes(dtype, grad_dtype, state_dtype, compute_dtype)
     default = variant.dtypes(dtype, grad_dtype, state_dtype).name
-    prefix = check_prefix(name or c_name(variant.name + ("" if default == "f32" else f"_{default}")))
-    kernel = lower(variant.kernel(dtypes))[0]
-    if kernel.graph is None or kernel.plan is None:
-        raise LoweringError(f"rule '{found.name}' cannot be a function for one leaf of any length: {kernel.reason}")
+    usual_name = c_name(variant.name + ("" if default == "f32" else f"_{default}"))
+    prefix = check_prefix(usual_name if name is None else name)
+    try:
+        kernel = lower(variant.kernel(dtypes))[0]
+    except LoweringError as error:
+        reason = str(error).partition(". Give the leaves' shapes")[0]
+        raise LoweringError(
+            f"{reason}. A function for one leaf has no other form: compile the whole training step instead"
+        ) from error
+    assert kernel.graph is not None
+    assert kernel.plan is not None
     mlir = emit_leaf(kernel.spec, kernel.graph, kernel.plan, name=prefix, halves=chosen.halves)
     alignment = min(SIZES[o.dtype] for o in kernel.spec.operands)
     library = compile_library(mlir, _flags(chosen), alignment=alignment, use_cache=use_cache)

@@ -122,13 +122,6 @@ def test_training_step(machine: Machine, tmp_path: Path) -> None:
     assert 0 < stack < 8192 if machine.bare else stack == 0
 
 
-def test_names_of_a_training_step() -> None:
-    header = mlp.compile_mlp("cpu:x86-64").files["mlp_step.h"].decode()
-    assert "float *param_w1; /* f32[64, 32], read and written; becomes param_w1 */" in header
-    assert "const int32_t *y; /* i32[16], read */" in header
-    assert "float *loss; /* one f32, written */" in header
-
-
 def _readme_block(bundle: Any, which: str) -> str:
     blocks = re.findall(r"```c\n(.*?)```", bundle.files["README.md"].decode(), re.DOTALL)
     return next(block for block in blocks if which in block)

@@ -13,7 +13,7 @@ from optgen.native.c import ELEMENTS, SIZES, address, wrapped, write_body
 from optgen.native.c_ops import TYPES
 from optgen.native.library import Library, compile_library
 from optgen.native.names import check_prefix, member_name
-from optgen.native.program import Literal, ScalarArgument, TensorArgument, TensorResult
+from optgen.native.program import Literal, Program, ScalarArgument, TensorArgument, TensorResult
 from optgen.native.target import get_native_target
 
 
@@ -31,14 +31,15 @@ def compile_c_function(
 
     The function ``NAME`` takes a struct of pointers and a workspace. Results that the module has tied to arguments
     (JAX: ``donate_argnums``, with ``lax.optimization_barrier`` between the last use of what is overwritten and the
-    update) are written there; the others to pointers of their own.
+    update) are written there; others that are called like an argument are copied there in the end, and what is left is
+    written to pointers of its own.
 
     Args:
         mlir: the module: StableHLO as JAX prints it, or what else iree-compile takes.
         target: a processor; see ``optgen.native.NATIVE_TARGETS``.
         name: what every symbol begins with, and the function.
         arguments: names of the function's arguments.
-        results: names of its results.
+        results: names of its results; one that is called like an argument takes its place.
         summary: a sentence for the header.
         use_cache: whether compiled code may come from the cache.
 
@@ -70,7 +71,8 @@ def write_program(
     """Writes the C that drives a compiled function of static shapes; arguments as :func:`compile_c_function` has them.
 
     Raises:
-        LoweringError: for dynamic shapes, and results that lie in the same memory.
+        LoweringError: for dynamic shapes, and results that lie in the same memory, or in that of another argument than
+            the one that they are called after.
     """
     program, checked = library.program, check_object(library)
     fields: list[dict[str, object]] = []
@@ -78,26 +80,38 @@ def write_program(
     scalars: dict[str, str] = {}
     spans: list[dict[str, object]] = []
     shown = [results[i] if i < len(results) else f"result{i}" for i in range(len(program.results))]
-    within = _in_place(library)
+    within = _in_place(program, shown)
+    copied = {
+        index: result
+        for index, argument in enumerate(program.arguments)
+        if index not in within
+        for result, label in enumerate(shown)
+        if isinstance(argument, TensorArgument) and label == argument.name
+    }
 
-    def add(field: str, kind: str, doc: str) -> str:
+    def add(label: str, kind: str, doc: str, size: object, alignment: object, written: bool) -> str:
+        field = member_name(label)
         if any(f["name"] == field for f in fields):
             raise LoweringError(f"two arguments or results of '{name}' are called '{field}' in C")
         fields.append({"name": field, "declaration": f"{kind}{field}", "doc": doc})
+        if size is not None:
+            spans.append({"name": f"args->{field}", "bytes": size, "alignment": alignment, "written": int(written)})
         return f"args->{field}"
 
     for index, argument in enumerate(program.arguments):
-        field = member_name(argument.name)
         if isinstance(argument, ScalarArgument):
-            scalars[argument.name] = add(field, f"{TYPES[argument.type]} ", "a number")
+            scalars[argument.name] = add(argument.name, f"{TYPES[argument.type]} ", "a number", None, None, False)
             continue
-        element, size = _element(argument.dtype), SIZES[argument.dtype] * _elements(argument)
-        which = f"; becomes {shown[within[index]]}" if index in within and len(results) > within[index] else ""
-        access = f"read and written{which}" if argument.written else "read"
-        doc = f"{_shape(argument.dtype, argument.shape)}, {access}"
-        memory[index] = add(field, f"{'' if argument.written else 'const '}{element} *", doc)
-        spans.append(
-            {"name": memory[index], "bytes": size, "alignment": program.alignment, "written": int(argument.written)}
+        written = argument.written or index in copied
+        new = shown[within[index]] if index in within else argument.name
+        becomes = f"; becomes {new}" if new != argument.name and within[index] < len(results) else ""
+        memory[index] = add(
+            argument.name,
+            f"{'' if written else 'const '}{_element(argument.dtype)} *",
+            f"{_shape(argument.dtype, argument.shape)}, {f'read and written{becomes}' if written else 'read'}",
+            SIZES[argument.dtype] * _elements(argument),
+            max(program.alignment, SIZES[argument.dtype]),
+            written,
         )
     numbers = [r for r in program.results if not isinstance(r, TensorResult)]
     body = write_body(program, [e.name for e in checked.exports], memory, scalars, None, numbers)
@@ -105,21 +119,26 @@ def write_program(
     for index, result in enumerate(program.results):
         if index in within.values():
             continue
-        field = member_name(shown[index])
         if not isinstance(result, TensorResult):
-            pointer = add(field, f"{TYPES[result.type]} *", "a number, written")
+            kind = TYPES[result.type]
+            pointer = add(shown[index], f"{kind} *", "a number, written", f"sizeof({kind})", f"sizeof({kind})", True)
             body.lines.append(f"*{pointer} = {next(found)};")
-            spans.append(
-                {"name": pointer, "bytes": f"sizeof *{pointer}", "alignment": f"sizeof *{pointer}", "written": 1}
-            )
             continue
-        shape = tuple(int(getattr(n, "value", -1)) for n in result.shape)
-        size = SIZES[result.dtype] * prod(shape)
-        pointer = add(field, f"{_element(result.dtype)} *", f"{_shape(result.dtype, shape)}, written")
+        shape = tuple(int(n.value) if isinstance(n, Literal) else -1 for n in result.shape)
+        each = SIZES[result.dtype]
+        replaced = next((i for i, r in copied.items() if r == index), None)
+        if replaced is not None:
+            argument = program.arguments[replaced]
+            assert isinstance(argument, TensorArgument)
+            if (argument.dtype, argument.shape) != (result.dtype, shape):
+                raise LoweringError(f"result '{shown[index]}' must have the dtype and shape of the argument called so")
+            pointer = memory[replaced]
+        else:
+            doc = f"{_shape(result.dtype, shape)}, written"
+            pointer = add(shown[index], f"{_element(result.dtype)} *", doc, each * prod(shape), each, True)
         source = address(result.place, memory)
-        body.lines.append(f"copy_bytes((unsigned char *){pointer}, {source}, {size});")
+        body.lines.append(f"copy_bytes((unsigned char *){pointer}, {source}, {each * prod(shape)});")
         body.copies = True
-        spans.append({"name": pointer, "bytes": size, "alignment": SIZES[result.dtype], "written": 1})
     if program.workspace:
         upper = name.upper()
         spans.append({"name": "workspace", "bytes": f"{upper}_WORKSPACE_BYTES", "written": 1,
@@ -146,10 +165,10 @@ def write_program(
     )  # fmt: skip
 
 
-def _in_place(library: Library) -> dict[int, int]:
+def _in_place(program: Program, shown: Sequence[str]) -> dict[int, int]:
     """From each argument whose memory has a result, all of it, to the result's index."""
-    program = library.program
     found: dict[int, int] = {}
+    names = [argument.name for argument in program.arguments]
     for index, result in enumerate(program.results):
         if not isinstance(result, TensorResult) or result.argument is None:
             continue
@@ -158,10 +177,16 @@ def _in_place(library: Library) -> dict[int, int]:
         shape = tuple(n.value if isinstance(n, Literal) else None for n in result.shape)
         if result.place.start or result.place.offset or (result.dtype, shape) != (argument.dtype, argument.shape):
             raise LoweringError(
-                f"result {index} lies in a part of argument '{argument.name}', which C is not written for"
+                f"result '{shown[index]}' lies in a part of argument '{argument.name}', which C is not written for"
             )
         if result.argument in found:
-            raise LoweringError(f"results {found[result.argument]} and {index} lie in argument '{argument.name}' both")
+            both = f"'{shown[found[result.argument]]}' and '{shown[index]}'"
+            raise LoweringError(f"results {both} lie in the memory of argument '{argument.name}' both")
+        if shown[index] != argument.name and shown[index] in names:
+            raise LoweringError(
+                f"result '{shown[index]}' lies in the memory of argument '{argument.name}': do not donate that, or "
+                "call both the same"
+            )
         found[result.argument] = index
     return found
 

@@ -1,0 +1,94 @@
+"""Functions of static shapes as C: names, memory and results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import native_mlp as mlp
+import numpy as np
+import pytest
+from native_machine import MACHINES
+
+from optgen.errors import LoweringError
+from optgen.native import CBundle, compile_c_function
+
+
+def test_names_of_a_training_step() -> None:
+    header = mlp.compile_mlp("cpu:x86-64").files["mlp_step.h"].decode()
+    assert "float *param_w1; /* f32[64, 32], read and written */" in header
+    assert "const int32_t *y; /* i32[16], read */" in header
+    assert "float *loss; /* one f32, written */" in header
+
+
+_SWAP = """
+module @any {
+  func.func public @main(%a: tensor<3xf32>, %b: tensor<3xf32>, %k: tensor<i32>)
+      -> (tensor<3xf32>, tensor<3xf32>, tensor<3xi1>) {
+    %c = stablehlo.constant dense<2.0> : tensor<3xf32>
+    %s = stablehlo.add %a, %b : tensor<3xf32>
+    %d = stablehlo.multiply %b, %c : tensor<3xf32>
+    %f = stablehlo.convert %k : (tensor<i32>) -> tensor<f32>
+    %e = stablehlo.broadcast_in_dim %f, dims = [] : (tensor<f32>) -> tensor<3xf32>
+    %g = stablehlo.compare GT, %s, %e : (tensor<3xf32>, tensor<3xf32>) -> tensor<3xi1>
+    return %s, %d, %g : tensor<3xf32>, tensor<3xf32>, tensor<3xi1>
+  }
+}
+"""
+
+
+@pytest.mark.parametrize("target", ["cpu:x86-64", "cpu:cortex-m4"])
+def test_results_that_are_not_aliased(target: str, tmp_path: Path) -> None:
+    """One is called like an argument and replaces it; the others have pointers of their own."""
+    machine = MACHINES[target]
+    machine.need()
+    bundle = compile_c_function(_SWAP, target, name="f", arguments=["a", "b/x", "k"], results=["sum", "b/x", "large"])
+    main = """
+#include "f.h"
+int main(void)
+{
+    float a[3] = {1, 2, 3}, b[3] = {10, 20, 30}, sum[3];
+    int32_t k = 20;
+    int8_t large[3];
+    static unsigned char workspace[F_WORKSPACE_BYTES] __attribute__((aligned(64)));
+    f_args args = {a, b, &k, sum, large};
+    if (f(&args, workspace, sizeof workspace, NULL))
+        return 1;
+    args.sum = a;
+    if (f(&args, workspace, sizeof workspace, NULL) != F_ERROR_OVERLAP)
+        return 2;
+    return a[2] != 3 || b[0] != 20 || b[2] != 60 || sum[1] != 22 || large[0] != 0 || large[1] != 1 || large[2] != 1;
+}
+"""
+    machine.build(tmp_path, [bundle], main)
+    machine.run(tmp_path)
+
+
+def compiled(arguments: list[str], results: list[str]) -> CBundle:
+    return compile_c_function(_SWAP, "cpu:x86-64", name="f", arguments=arguments, results=results)
+
+
+def test_names_that_do_not_fit() -> None:
+    with pytest.raises(LoweringError, match="are called 'x_y' in C"):
+        compiled(["a", "b", "k"], ["x/y", "x_y", "large"])
+    with pytest.raises(LoweringError, match="result 'k' must have the dtype and shape"):
+        compiled(["a", "b", "k"], ["a", "b", "k"])
+    with pytest.raises(LoweringError, match="begin with a module"):
+        compile_c_function("func.func @f()", "cpu:x86-64", name="f")
+
+
+def test_donated_to_another() -> None:
+    """JAX gives a donated argument's memory to any result of its shape; C is not written for such a swap."""
+    import jax
+
+    text = jax.jit(lambda a, b: (b + 1, a * 2), donate_argnums=(0, 1)).lower(np.zeros(3, "f4"), np.ones(3, "f4"))
+    with pytest.raises(LoweringError, match="result 'b' lies in the memory of argument 'a'"):
+        compile_c_function(text.as_text(), "cpu:x86-64", name="f", arguments=["a", "b"], results=["b", "a"])
+
+
+def test_dynamic_shapes() -> None:
+    text = """module @m { func.func public @main(%a: tensor<?xf32>) -> tensor<?xf32> {
+      %0 = stablehlo.add %a, %a : tensor<?xf32>
+      return %0 : tensor<?xf32>
+    } }"""
+    with pytest.raises(LoweringError, match="known"):
+        compile_c_function(text, "cpu:x86-64", name="f")

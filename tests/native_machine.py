@@ -51,20 +51,27 @@ class Machine:
         for bundle in bundles:
             bundle.save(folder / bundle.name)
         (folder / "main.c").write_text(main)
-        command = [target.compiler, *target.options, *WARNINGS, "-O2", "-ffp-contract=off", f"-I{HERE}", *self.flags]
-        for bundle in bundles:
-            command += [f"-I{folder / bundle.name}", f"{bundle.name}/{bundle.name}.c"]
-        command += ["main.c", *(f"{b.name}/{b.name}_kernels.o" for b in bundles), "-Wl,--gc-sections", *flags]
+        options = [*target.options, "-O2", "-ffp-contract=off", "-ffunction-sections", *self.flags, *flags]
+        includes = [f"-I{HERE}", *(f"-I{folder / bundle.name}" for bundle in bundles)]
+        sources = [*(f"{b.name}/{b.name}.c" for b in bundles), "main.c"]
+        sources.append(str(HERE / ("bare_metal.c" if self.bare else "hosted.c")))
+        self._call(folder, [target.compiler, *WARNINGS, *options, *includes, "-c", *sources])
+        objects = [f"{Path(source).stem}.o" for source in sources]
+        command = [target.compiler, *options, *objects, *(f"{b.name}/{b.name}_kernels.o" for b in bundles)]
+        command += ["-Wl,--gc-sections", "-Wl,-Map=program.map"]
         if self.ram is not None:
             values = {"flash_bytes": 0x80000, "ram_start": self.ram[0], "ram_bytes": self.ram[1]}
-            command += [str(HERE / "bare_metal.c"), "-nostartfiles", f"-T{HERE / 'cortex-m.ld'}"]
+            command += ["-nostartfiles", f"-T{HERE / 'cortex-m.ld'}"]
             command += [f"-Wl,--defsym={name}={value}" for name, value in values.items()]
-            command += ["-Wl,-Map=program.map"]
         else:
-            command += [str(HERE / "hosted.c"), "-static"]
-        result = subprocess.run([*command, "-lm", "-o", "program"], cwd=folder, capture_output=True, text=True)
-        assert result.returncode == 0, result.stderr
+            command += ["-static"]
+        self._call(folder, [*command, "-lm", "-o", "program"])
         return folder / "program"
+
+    @staticmethod
+    def _call(folder: Path, command: Sequence[str]) -> None:
+        result = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr
 
     def run(self, folder: Path) -> str:
         """Runs the program there and returns what it says; it must end well."""

@@ -17,8 +17,8 @@ import optgen
 from optgen.native import NATIVE_TARGETS
 
 HOST = MACHINES["cpu:x86-64"]
-# Measured: 1.26 ulp of the largest number that went into a result, for moments in f32 arithmetic.
-SINGLE = 1.5
+# Of the largest number that went into a result, in f32 arithmetic. Measured: 1.6 (docs/targets/c.md).
+SINGLE = 2.0
 
 
 @pytest.fixture(params=MACHINES)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import ROOT
 from native_machine import MACHINES
+from typer.testing import CliRunner
 
 import optgen
+from optgen.cli.app import app
 from optgen.errors import BundleError, HyperparameterError, LoweringError, UnknownTargetError
 from optgen.native import compile_c
 
@@ -244,3 +250,68 @@ int main(void)
 """
     HOST.build(tmp_path, [bundle, rates], main)
     HOST.run(tmp_path)
+
+
+# The command line and the documents.
+
+
+def _optgen(*arguments: str) -> Any:
+    return CliRunner().invoke(app, list(arguments), env={"COLUMNS": "200"}, catch_exceptions=True)
+
+
+def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = _optgen("compile", "sgd", "--emit", "c", "-t", "cpu:cortex-m4", "--set", "momentum=0.9", "--set", "lr=0.5",
+                     "--compute-dtype", "f64")  # fmt: skip
+    assert result.exit_code == 0, result.output
+    folder = tmp_path / "sgd_momentum-cpu-cortex-m4"
+    assert "hypers->lr = 0.5;" in (folder / "sgd_momentum.c").read_text()
+    assert "double s_lr" in (folder / "sgd_momentum.c").read_text()
+    assert _optgen("compile", "adamw", "--emit", "c", "--name", "mine", "--dtype", "bf16", "-o", "out").exit_code == 0
+    assert "uint16_t *w" in (tmp_path / "out" / "mine.h").read_text()
+    for wrong, words in (
+        (["--like", "p.npz"], "is for bundles"),
+        (["-t", "cpu:armv7", "-t", "cpu:aarch64"], "must be one"),
+        (["--rounding", "stochastic"], "must be nearest"),
+    ):
+        result = _optgen("compile", "adamw", "--emit", "c", "-o", "not", *wrong)
+        assert result.exit_code == 2
+        assert words in result.output
+    assert _optgen("compile", "adamw", "--name", "mine").exit_code == 2
+    assert isinstance(_optgen("compile", "adamw", "--emit", "c", "-t", "cpu:nope").exception, UnknownTargetError)
+    assert not (tmp_path / "not").exists()
+
+
+def _run(command: str, folder: Path) -> str:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    result = subprocess.run(
+        command, shell=True, cwd=folder, capture_output=True, text=True, env=os.environ | {"PATH": path}
+    )
+    assert result.returncode == 0, (command, result.stderr)
+    return result.stdout
+
+
+def test_example(tmp_path: Path) -> None:
+    """Every command of its README, as typed; both programs print what it says."""
+    MACHINES["cpu:aarch64"].need()
+    shutil.copytree(ROOT / "examples" / "c", tmp_path / "c")
+    pc, arm, printed = re.findall(r"```\n(.*?)```", (ROOT / "examples/c/README.md").read_text(), re.DOTALL)
+    for commands in (pc, arm):
+        assert [_run(line, tmp_path / "c") for line in commands.strip().splitlines()][-1] == printed
+    _run("cc -std=c99 -Wall -Wextra -Werror -pedantic -Iadamw -c main.c", tmp_path / "c")
+
+
+def test_documents_have_all_targets() -> None:
+    text = (ROOT / "docs" / "targets" / "c.md").read_text()
+    assert {f"cpu:{name}" for name in re.findall(r"^\| `cpu:(\S+)` \|", text, re.MULTILINE)} == set(MACHINES)
+
+
+def test_the_documents_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The training step that docs/targets/c.md compiles, and the function that it says comes out."""
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "docs" / "targets" / "c.md").read_text()
+    [code] = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    exec(compile(code, "c.md", "exec"), {})
+    header = (tmp_path / "sgd_step" / "sgd_step.h").read_text()
+    [said] = re.findall(r"`(int sgd_step\(.*?\))`", text)
+    assert said in " ".join(header.split())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +17,13 @@ if TYPE_CHECKING:
 
     from optgen.compiler.build import Progress
     from optgen.runtime import Optimizer
+
+
+class Emit(StrEnum):
+    """What a rule is compiled to."""
+
+    bundle = "bundle"
+    c = "c"
 
 
 def compile_command(
@@ -62,9 +70,27 @@ def compile_command(
     fixed_layout: Annotated[
         bool, typer.Option("--fixed-layout", help="Refuse trees of another layout than --like.")
     ] = False,
+    emit: Annotated[
+        Emit, typer.Option(help="bundle: for optgen's runtime. c: C99 and an object file, without any runtime.")
+    ] = Emit.bundle,
+    name: Annotated[
+        str | None,
+        typer.Option(help="With --emit c, what every symbol begins with.", show_default="the rule's and its dtype's"),
+    ] = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither use nor fill the cache of modules.")] = False,
 ) -> None:
-    """Compile an update rule into a bundle."""
+    """Compile an update rule into a bundle, or into code that needs no runtime."""
+    if name is not None and emit is not Emit.c:
+        raise typer.BadParameter("is for --emit c: a bundle is called after its rule", param_hint="--name")
+    if emit is Emit.c:
+        from optgen.cli.emit import emit_c
+
+        return emit_c(
+            rule, output, targets=target, dtypes=dtype, grad_dtype=grad_dtype, state_dtype=state_dtype,
+            rounding=rounding, master=master, compute_dtype=compute_dtype, convention=convention,
+            settings=setting or (), bake=bake or (), per_element=per_element or (), like=like,
+            fixed_layout=fixed_layout, name=name, use_cache=not no_cache,
+        )  # fmt: skip
     from optgen.cli.arrays import read_arrays
     from optgen.compiler import compile as compile_rule
 

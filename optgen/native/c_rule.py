@@ -23,7 +23,6 @@ from optgen.native.names import c_name, check_prefix, member_name
 from optgen.native.program import ScalarArgument, TensorArgument, TensorResult
 from optgen.native.target import NativeTarget, get_native_target
 from optgen.rules import get_rule
-from optgen.runtime.loading import split_settings
 
 
 def compile_c(
@@ -70,6 +69,8 @@ def compile_c(
             the compiler's host code is not understood.
         CompilerNotFoundError: if JAX or the compiler is not installed.
     """
+    from optgen.runtime.loading import split_settings
+
     chosen = get_native_target(target)
     found = get_rule(rule, convention)
     structure, values = split_settings(found.flags, found.optional, settings)

@@ -12,12 +12,13 @@ from typing import Any
 from optgen._version import __version__
 from optgen.artifact.storage import MANIFEST, digest, write_files
 from optgen.compiler.driver import compiler_version
+from optgen.errors import LoweringError
 from optgen.lower.style import render
 from optgen.native.abi import VERSION
 from optgen.native.c import Body
 from optgen.native.elf import ObjectLibrary
 from optgen.native.library import Library
-from optgen.native.target import NativeTarget
+from optgen.native.target import NativeTarget, get_native_target
 
 ERRORS = {
     "NULL": "a pointer is NULL",
@@ -61,6 +62,19 @@ class CBundle:
             BundleError: if there is something else at ``path``.
         """
         return write_files(path, self.files)
+
+
+def c_target(name: str) -> NativeTarget:
+    """The target of that name, if C is written for it.
+
+    Raises:
+        UnknownTargetError: if there is none.
+        LoweringError: for WebAssembly.
+    """
+    target = get_native_target(name)
+    if target.name.startswith("wasm"):
+        raise LoweringError(f"C is not written for {name}: WebAssembly has a form of its own (--emit wasm)")
+    return target
 
 
 def assemble(

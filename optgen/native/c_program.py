@@ -8,13 +8,12 @@ from math import prod
 
 from optgen.errors import LoweringError
 from optgen.native.abi import check_object
-from optgen.native.bundle import CBundle, assemble
+from optgen.native.bundle import CBundle, assemble, c_target
 from optgen.native.c import ELEMENTS, SIZES, address, wrapped, write_body
 from optgen.native.c_ops import TYPES
 from optgen.native.library import Library, compile_library
 from optgen.native.names import check_prefix, member_name
 from optgen.native.program import Literal, Program, ScalarArgument, TensorArgument, TensorResult
-from optgen.native.target import get_native_target
 
 
 def compile_c_function(
@@ -51,9 +50,7 @@ def compile_c_function(
         CompileError: if the compiler refuses the module.
         LoweringError: for dynamic shapes, control flow on the host, and whatever else is not understood.
     """
-    chosen = get_native_target(target)
-    if chosen.name.startswith("wasm"):
-        raise LoweringError(f"C is not written for {chosen.name}: WebAssembly has a form of its own")
+    chosen = c_target(target)
     check_prefix(name)
     named, count = re.subn(r"^(module)( @[\w.$-]+)?", rf"\1 @{name}", mlir, count=1, flags=re.MULTILINE)
     if not count:
@@ -145,7 +142,7 @@ def write_program(
                       "alignment": f"{upper}_WORKSPACE_ALIGNMENT"})  # fmt: skip
     rest = ["void *workspace"] if program.workspace else []
     return assemble(
-        name, get_native_target(target), library, checked, body,
+        name, c_target(target), library, checked, body,
         title=f"{name}: {summary or 'a compiled function'}",
         summary=summary,
         about=[],

@@ -40,7 +40,12 @@ class Machine:
         return self.ram is not None
 
     def need(self) -> None:
-        """Skips the test where a compiler or an emulator is not installed."""
+        """Skips the test where a compiler or an emulator is not installed, or this processor is too old."""
+        from optgen import host
+
+        level = self.target.removeprefix("cpu:")
+        if level.startswith("x86-64") and not set(host.x86_requirements(level)) <= host.features():
+            pytest.skip(f"this processor is no {level}")
         for tool in (get_native_target(self.target).compiler, *self.emulator[:1]):
             if shutil.which(tool) is None:
                 pytest.skip(f"{tool} is not installed")

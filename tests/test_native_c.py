@@ -25,12 +25,6 @@ SINGLE = 2.0
 def machine(request: pytest.FixtureRequest) -> Machine:
     found = MACHINES[request.param]
     found.need()
-    if found.target.startswith("cpu:x86-64-v"):
-        from optgen import host
-
-        level = found.target.removeprefix("cpu:")
-        if not set(host.x86_requirements(level)) <= host.features():
-            pytest.skip(f"this processor is no {level}")
     return found
 
 
@@ -45,15 +39,27 @@ _bits: dict[tuple[Any, ...], dict[str, bytes]] = {}
 def same_bits_as_before(machine: Machine, call: Call, found: dict[str, np.ndarray], compute: str) -> None:
     """Machines that agree about fused operations must agree in every bit.
 
-    Except in sums, which are added up in another order for each width of vectors, and in a * b + c * d where that is
-    fused and not rounded afterwards: a compiler may fuse the one product or the other.
+    Except in sums, which are added up in another order for each width of vectors, and in Lion's m beside f16 on aarch64:
+    of ``a * b + c * d`` a compiler may fuse the one product or the other, and in f32 arithmetic that can be seen.
     """
-    if call.trial.rule == "lamb" or (machine.fma and call.trial.dtype != "f32"):
+    if call.trial.rule == "lamb" or (machine.fma and call.trial.dtype == "f16"):
         return
     key = machine.fma, compute, call.trial.rule, call.trial.dtype, call.place
     mine = {name: array.tobytes() for name, array in found.items()}
     for name, other in _bits.setdefault(key, mine).items():
         assert mine[name] == other, (machine.target, call.trial.rule, call.place, name)
+
+
+def check(call: Call, found: dict[str, np.ndarray], compute: str, target: str) -> None:
+    """Every result is as near to the reference as that arithmetic is."""
+    for name, (own, largest) in errors(call, found).items():
+        label = target, call.trial.rule, call.trial.dtype, call.place, name, own, largest
+        if name in call.spec.returned:
+            assert own <= (2.0 if compute == "f64" else 2.0 * 2**29), label
+        elif compute == "f64":
+            assert own <= 0.501, label
+        else:
+            assert largest <= SINGLE, label
 
 
 def test_every_native_target_is_run() -> None:
@@ -71,28 +77,30 @@ def test_rules(machine: Machine, tmp_path: Path) -> None:
         for o in call.spec.operands:
             if o.role == "input":
                 assert np.array_equal(found[o.name], call.given[o.name])
-        for name, (own, largest) in errors(call, found).items():
-            label = machine.target, call.trial.rule, call.trial.dtype, call.place, name
-            if name in call.spec.returned:
-                assert own <= (2.0 if compute == "f64" else 2.0 * 2**29), label
-            elif compute == "f64":
-                assert own <= 0.501, (label, own)
-            else:
-                assert largest <= SINGLE, (label, largest)
+        check(call, found, compute, machine.target)
         same_bits_as_before(machine, call, found, compute)
 
 
-@pytest.mark.parametrize("target", ["cpu:cortex-m4", "cpu:cortex-m55"])
-def test_f64_arithmetic_where_f32_is_the_default(target: str, tmp_path: Path) -> None:
-    """In software on the Cortex-M4: 0.501 ulp, and the bits of the other machines."""
+@pytest.mark.parametrize(
+    ("target", "compute"),
+    [
+        ("cpu:cortex-m4", "f64"),
+        ("cpu:cortex-m55", "f64"),
+        ("cpu:x86-64", "f32"),
+        ("cpu:x86-64-v3", "f32"),
+        ("cpu:aarch64", "f32"),
+        ("cpu:riscv64", "f32"),
+    ],
+)
+def test_the_other_arithmetic(target: str, compute: str, tmp_path: Path) -> None:
+    """f64 in software on the Cortex-M4: 0.501 ulp. In either arithmetic, the bits of the machines that are alike."""
     machine = MACHINES[target]
     machine.need()
     calls = prepare(TRIALS[:4], SMALL)
-    bundles = [trial.compile(target, compute_dtype="f64") for trial in TRIALS[:4]]
+    bundles = [trial.compile(target, compute_dtype=compute) for trial in TRIALS[:4]]
     for call, found in zip(calls.calls, run(machine, tmp_path, calls, bundles), strict=True):
-        for name, (own, _) in errors(call, found).items():
-            assert own <= (2.0 if name in call.spec.returned else 0.501), (call.trial.rule, call.place, name, own)
-        same_bits_as_before(machine, call, found, "f64")
+        check(call, found, compute, target)
+        same_bits_as_before(machine, call, found, compute)
 
 
 def test_bits_of_the_runtime(tmp_path: Path) -> None:

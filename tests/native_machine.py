@@ -44,14 +44,16 @@ class Machine:
         from optgen import host
 
         level = self.target.removeprefix("cpu:")
-        if level.startswith("x86-64") and not set(host.x86_requirements(level)) <= host.features():
-            pytest.skip(f"this processor is no {level}")
+        if level.startswith("x86-64"):
+            if host.architecture() != "x86_64" or not set(host.x86_requirements(level)) <= host.features():
+                pytest.skip(f"this processor is no {level}")
         for tool in (get_native_target(self.target).compiler, *self.emulator[:1]):
             if shutil.which(tool) is None:
                 pytest.skip(f"{tool} is not installed")
 
     def build(self, folder: Path, bundles: Sequence[CBundle], main: str, *flags: str) -> Path:
         """Compiles and links ``main`` with some bundles."""
+        self.need()
         target = get_native_target(self.target)
         for bundle in bundles:
             bundle.save(folder / bundle.name)

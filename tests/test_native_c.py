@@ -39,8 +39,8 @@ _bits: dict[tuple[Any, ...], dict[str, bytes]] = {}
 def same_bits_as_before(machine: Machine, call: Call, found: dict[str, np.ndarray], compute: str) -> None:
     """Machines that agree about fused operations must agree in every bit.
 
-    Except in sums, which are added up in another order for each width of vectors, and in Lion's m beside f16 on aarch64:
-    of ``a * b + c * d`` a compiler may fuse the one product or the other, and in f32 arithmetic that can be seen.
+    Except in sums, which are added up in another order for each width of vectors, and in Lion's m beside f16 on
+    aarch64: of ``a * b + c * d`` a compiler may fuse the one product or the other, which f32 arithmetic shows.
     """
     if call.trial.rule == "lamb" or (machine.fma and call.trial.dtype == "f16"):
         return

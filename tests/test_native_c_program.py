@@ -92,3 +92,51 @@ def test_dynamic_shapes() -> None:
     } }"""
     with pytest.raises(LoweringError, match="known"):
         compile_c_function(text, "cpu:x86-64", name="f")
+
+
+@pytest.mark.parametrize("target", ["cpu:x86-64", "cpu:cortex-m4"])
+def test_tables_and_fills(target: str, tmp_path: Path) -> None:
+    """Arrays that the function holds, a scatter into zeros, and a running sum, against JAX."""
+    import jax
+    import jax.numpy as jnp
+
+    rng = np.random.default_rng(0)
+    table, matrix = rng.standard_normal(300, np.float32), rng.standard_normal((16, 16), np.float32)
+
+    def f(i: jax.Array, x: jax.Array) -> tuple[jax.Array, ...]:
+        return jnp.asarray(table)[i], x @ matrix, jnp.zeros(64).at[i].add(2.0), jnp.cumsum(x, 1)
+
+    i, x = np.array([0, 299, 7, 7, 3], np.int32), rng.standard_normal((3, 16), np.float32)
+    bundle = compile_c_function(
+        jax.jit(f).lower(i, x).as_text(), target, name="f", arguments=["i", "x"], results=["a", "b", "c", "d"]
+    )
+    main = """
+#include "f.h"
+#include "io.h"
+static int32_t i[5];
+static float x[48], out[5 + 48 + 64 + 48];
+static unsigned char workspace[F_WORKSPACE_BYTES] __attribute__((aligned(64)));
+int main(void)
+{
+    f_args args = {i, x, out, out + 5, out + 53, out + 117};
+    int status;
+    load("i", i, sizeof i);
+    load("x", x, sizeof x);
+    status = f(&args, workspace, sizeof workspace, NULL);
+    store("out", out, sizeof out);
+    return status;
+}
+"""
+    i.tofile(tmp_path / "i")
+    x.tofile(tmp_path / "x")
+    machine = MACHINES[target]
+    machine.build(tmp_path, [bundle], main)
+    machine.run(tmp_path)
+    wanted = np.concatenate([np.asarray(y).ravel() for y in f(i, x)])
+    np.testing.assert_allclose(np.fromfile(tmp_path / "out", np.float32), wanted, rtol=1e-5, atol=2e-6)
+
+
+def test_nothing_to_compute() -> None:
+    text = "module @m { func.func public @main(%a: tensor<4xf32>) -> tensor<4xf32> { return %a : tensor<4xf32> } }"
+    with pytest.raises(LoweringError, match="computes nothing"):
+        compile_c_function(text, "cpu:x86-64", name="f")

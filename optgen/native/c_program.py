@@ -55,11 +55,31 @@ def compile_c_function(
     named, count = re.subn(r"^(module)( @[\w.$-]+)?", rf"\1 @{name}", mlir, count=1, flags=re.MULTILINE)
     if not count:
         raise LoweringError("'mlir' must begin with a module, whose name every symbol of the library then has")
-    # Elements must be aligned to their own size, also in the workspace, where pieces are as far apart as arguments are
-    # aligned.
-    alignment = 8 if re.search(r"tensor<([\dx?]*x)?(complex<)?[fiu]+64", named) else 4
+    alignment = _largest_element(named)
     library = compile_library(named, chosen.flags, alignment=alignment, names=arguments, use_cache=use_cache)
     return write_program(library, target, name=name, results=results, summary=summary)
+
+
+def _largest_element(mlir: str) -> int:
+    """What memory must be aligned to, 4 or 8 bytes: the largest element.
+
+    Elements must be aligned to their own size in the workspace, too, where pieces are aligned as arguments are.
+    """
+    from iree.compiler import ir
+
+    wide: list[str] = []
+
+    def look(operation: ir.Operation) -> ir.WalkResult:
+        values = [*operation.results, *(a for r in operation.regions for block in r.blocks for a in block.arguments)]
+        wide.extend(str(v.type) for v in values if re.search(r"[fi]64\W", str(v.type)))
+        return ir.WalkResult.ADVANCE
+
+    with ir.Context() as context:
+        try:
+            ir.Module.parse(mlir, context).operation.walk(look)
+        except ir.MLIRError:
+            return 8  # iree-compile says what is wrong with it
+    return 8 if wide else 4
 
 
 def write_program(

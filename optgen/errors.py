@@ -62,6 +62,18 @@ class DeviceError(OptgenError, RuntimeError):
     """A device is not there, or no module of the bundle can run on it."""
 
 
+class MissingFeaturesError(DeviceError):
+    """A bundle has modules for this kind of processor, but each needs extensions that this machine's lacks.
+
+    Attributes:
+        missing: those that the least demanding module needs, in the Linux kernel's names.
+    """
+
+    def __init__(self, message: str, missing: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.missing = missing
+
+
 class TreeError(OptgenError, ValueError):
     """Two trees that must have the same structure differ; the message names the first leaf that does."""
 

@@ -20,8 +20,9 @@ from optgen.artifact import (
     ProbeCase,
     ReductionInfo,
 )
-from optgen.compiler.driver import compile_and_watch, compiler_version
+from optgen.compiler.driver import compiler_version
 from optgen.compiler.probes import make_probes
+from optgen.compiler.variants import compile_for
 from optgen.dsl.trace import import_jax
 from optgen.dsl.variant import Dtypes, KernelSpec, Variant
 from optgen.errors import HyperparameterError, UnsupportedTargetError
@@ -240,7 +241,7 @@ def flags_for(kernel: Kernel, target: Target) -> tuple[str, ...]:
 
 def compile_kernel(kernel: Kernel, target: Target, *, use_cache: bool = True) -> tuple[bytes, int]:
     """One module, and the number of copies of leaves that the compiler put into it (0 proves it in place)."""
-    module, stream = compile_and_watch(kernel.mlir(target.style), flags_for(kernel, target), use_cache=use_cache)
+    module, stream = compile_for(kernel.mlir(target.style), target, flags_for(kernel, target), use_cache=use_cache)
     return module, count_copies(stream)
 
 

@@ -11,7 +11,7 @@ from optgen.dsl.ops import TREE_PREFIX
 from optgen.dsl.trace import trace
 from optgen.dsl.variant import KernelSpec
 from optgen.errors import LoweringError
-from optgen.lower.emit import emit_in_place, emit_out_of_place
+from optgen.lower.emit import emit_in_place, emit_out_of_place, emit_plain
 from optgen.lower.graph import CrossElementError as CrossElementError
 from optgen.lower.graph import Graph as Graph
 from optgen.lower.graph import graph_of as graph_of
@@ -57,6 +57,16 @@ class Kernel:
             assert self.shape is not None
             return emit_out_of_place(self.spec, self.stablehlo, self.shape)
         return emit_in_place(self.spec, self.graph, self.plan, style)
+
+    def plain(self, style: Style) -> str:
+        """The module for callers without Python: one leaf as plain tensors. See :mod:`optgen.lower.plain`.
+
+        Raises:
+            LoweringError: if the rule does not run in place on one leaf alone.
+        """
+        if self.graph is None or self.plan is None:
+            raise LoweringError(f"a plain module runs in place, which this rule cannot: {self.reason}")
+        return emit_plain(self.spec, self.graph, self.plan, style)
 
 
 def lower(spec: KernelSpec, shapes: Sequence[tuple[int, ...]] | None = None) -> tuple[Kernel, ...]:

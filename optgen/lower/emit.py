@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -11,6 +12,7 @@ from optgen.errors import LoweringError
 from optgen.lower.graph import Graph, Node, Value
 from optgen.lower.ops import OPS, REDUCTIONS, constant
 from optgen.lower.pairs import OPAQUE_ZERO, write_pair_nodes
+from optgen.lower.plain import declaration, derived, plain_scalars
 from optgen.lower.plan import Pass, Plan
 from optgen.lower.rows import emit_rows
 from optgen.lower.style import Style, module_name, named, operands_in_memory, render, write_nodes
@@ -29,11 +31,24 @@ def emit_in_place(spec: KernelSpec, graph: Graph, plan: Plan, style: Style) -> s
     return _InList(spec, graph, plan, style).render()
 
 
-class _InList:
-    """Names and types of everything in one module that loops over leaves."""
+def emit_plain(spec: KernelSpec, graph: Graph, plan: Plan, style: Style) -> str:
+    """The module that updates one leaf in place and can be called without Python; see :mod:`optgen.lower.plain`.
 
-    def __init__(self, spec: KernelSpec, graph: Graph, plan: Plan, style: Style) -> None:
-        self.spec, self.plan, self.style = spec, plan, style
+    Raises:
+        LoweringError: for a rule that needs more than one leaf and numbers.
+    """
+    if spec.random or any(o.coded for o in spec.operands):
+        raise LoweringError("a plain module cannot round at random, nor keep 8-bit state")
+    if plan.trees:
+        raise LoweringError("a plain module takes one leaf, and so cannot reduce a tree (global norms)")
+    return _InList(spec, graph, plan, dataclasses.replace(style, vector=None), plain=True).render()
+
+
+class _InList:
+    """Names and types of everything in one module that loops over leaves; or, if ``plain``, takes only one."""
+
+    def __init__(self, spec: KernelSpec, graph: Graph, plan: Plan, style: Style, *, plain: bool = False) -> None:
+        self.spec, self.plan, self.style, self.plain = spec, plan, style, plain
         self.pairs = style.pairs and spec.dtypes.compute == "f64"
         # What is in memory, as the kernel sees it.
         self.operands = operands = operands_in_memory(spec)
@@ -78,6 +93,10 @@ class _InList:
             body=self.write(update.body, name, "%count", "%p"),
             outputs=[name(v) for v in update.results],
             returned=[self.host(v) for v in self.plan.returned],
+            entry_point="plain.mlir.j2" if self.plain else "list_loop.mlir.j2",
+            arguments=[f"%{s.name}" for s in plain_scalars(spec)],
+            derived=derived(spec) if self.plain else [],
+            declaration=declaration(spec, operands),
         )
 
     def host(self, value: Value) -> str:

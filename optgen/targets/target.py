@@ -20,10 +20,12 @@ class Target:
         name: ``cpu``, ``cpu:x86-64-v3``, ``vulkan:adreno``, ``cuda:sm_89``...
         backend: ``cpu``, ``vulkan`` or ``cuda``: the kind of device that can run the modules.
         flags: for iree-compile.
-        arch: for CPUs, the architecture in Python's spelling.
+        arch: for CPUs, the architecture in Python's spelling, or ``any``.
         features: for CPUs, the extensions that must be there, in the Linux kernel's names.
         dtypes: element types that the kernels may use.
         style: how kernels are written for it.
+        variants: for modules that hold code for several processors, their targets, the first choice first.
+        guarded: whether the module itself refuses processors that it cannot run on; see ``compiler.guard``.
         note: one line for ``optgen targets``.
     """
 
@@ -34,6 +36,8 @@ class Target:
     features: tuple[str, ...] = ()
     dtypes: tuple[str, ...] = FLOATS
     style: Style = field(default_factory=Style)
+    variants: tuple[str, ...] = ()
+    guarded: bool = False
     note: str = ""
 
     def check(
@@ -108,6 +112,21 @@ def _cpu(name: str, triple: str, cpu: str, arch: str, features: tuple[str, ...] 
     )
 
 
+# Every variant is in every file, so they are kept small.
+_SMALL = (
+    "--iree-llvmcpu-debug-symbols=false",
+    "--iree-vm-bytecode-module-strip-source-map",
+    "--iree-vm-emit-polyglot-zip=false",
+)
+
+
+def _any_cpu(name: str, variants: tuple[str, ...], flags: tuple[str, ...] = (), *, note: str) -> Target:
+    # 8 at once: 16 make the file larger by a third.
+    style = Style(vector=8, halves=True)
+    return Target(name, "cpu", (*flags, *_SMALL, *_COMMON), "any", style=style, variants=variants, guarded=True,
+                  note=note)  # fmt: skip
+
+
 def _vulkan(name: str, chip: str, note: str = "") -> Target:
     flags = ("--iree-hal-target-device=vulkan", *((f"--iree-vulkan-target={chip}",) if chip else ()), *_COMMON)
     # f64 is missing on most devices; the compiler cannot lower its storage either.
@@ -148,6 +167,15 @@ _TARGETS: tuple[Target, ...] = (
         "cpu:riscv64", "riscv64-linux-gnu", "generic-rv64", "riscv64",
         extra=("--iree-llvmcpu-target-cpu-features=+m,+a,+f,+d,+c", "--iree-llvmcpu-target-abi=lp64d"),
         halves=True, note="RV64GC",
+    ),
+    _any_cpu(
+        "cpu:vmvx", (), ("--iree-hal-target-device=local", "--iree-hal-local-target-device-backends=vmvx"),
+        note="bytecode for every processor that the runtime runs on; slow",
+    ),
+    _any_cpu(
+        "cpu:any",
+        ("cpu:x86-64-v4", "cpu:x86-64-v3", "cpu:x86-64-v2", "cpu:aarch64", "cpu:riscv64", "cpu:vmvx"),
+        note="all of x86-64-v2 to v4, aarch64, riscv64 and vmvx in one module, which chooses",
     ),
     _vulkan("vulkan", "", "any Vulkan 1.1 device"),
     *(

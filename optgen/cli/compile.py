@@ -80,7 +80,9 @@ def compile_command(
     ] = False,
     emit: Annotated[
         Form,
-        typer.Option(help="bundle, or vmfb: one module that updates one flat leaf, for iree-run-module without Python."),
+        typer.Option(
+            help="bundle, or vmfb: one module that updates one flat leaf, for iree-run-module without Python."
+        ),
     ] = Form.bundle,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither use nor fill the cache of modules.")] = False,
 ) -> None:

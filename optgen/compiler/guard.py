@@ -1,11 +1,15 @@
 """Executables that are loaded only where they can run, which IREE does not see to.
 
-Between two halves of a compilation every kernel stands once for each processor, as text. There
+On its way through the compiler a module is changed twice, as text. Where every kernel stands once for each processor
+(:func:`guard`)
 
 * a condition is added to each that needs extensions of its processor: the runtime takes the first that holds, and where
   none does says so, instead of running into an illegal instruction;
-* for VMVX, IREE's bytecode for any processor, hints for vectors are taken out, and what it lacks, casts between
-  f32 and f64 and the copying of signs, is written in integer arithmetic.
+* for VMVX, IREE's bytecode for any processor, hints for vectors are taken out, and what it lacks, casts between f32 and
+  f64 and the copying of signs, is written in integer arithmetic.
+
+And where they are compiled (:func:`load_first`), one is loaded before anything is asked: IREE 3.13 looks what the
+processor has when it loads the first executable, and until then says that it has nothing.
 """
 
 from __future__ import annotations
@@ -29,6 +33,9 @@ _VARIANT = re.compile(r'\s*hal\.executable\.variant public @\S+ target\(<"([^"]+
 _FEATURES = re.compile(r'cpu_features = "([^"]*)"')
 _CAST = re.compile(r"\s*(%\w+) = arith\.(truncf|extf) (%[\w#]+) : (f64 to f32|f32 to f64)\s*")
 _SIGN = re.compile(r"\s*(%\w+) = math\.copysign (%[\w#]+), (%[\w#]+) : (f64|f32)\s*")
+_QUERY = re.compile(r'hal\.device\.query<(%\w+) : !hal\.device> key\("hal\.cpu" :: ')
+_EXECUTABLE = re.compile(r"^  hal\.executable private @(\S+) \{", re.MULTILINE)
+_BINARY = re.compile(r'^    hal\.executable\.binary public @(\S+) <format = "([^"]+)"', re.MULTILINE)
 _HINTS = "attrs =  {compilation_info = "
 _VMVX_HINTS = (
     "attrs = {compilation_info = #iree_codegen.compilation_info<"
@@ -40,6 +47,34 @@ _VMVX_HINTS = (
 def guard(sources: str) -> str:
     """``sources``, a module as ``--compile-to=executable-sources`` gives it, with conditions, and fit for VMVX."""
     return "\n".join(_lines(sources.split("\n")))
+
+
+def load_first(module: str) -> str:
+    """``module``, as ``--compile-to=hal`` gives it, with an executable that is loaded before the processor is asked for
+    its extensions. Bytecode where there is some; else native code, of which nothing runs but the query of its table."""
+    asks = _QUERY.search(module)
+    if asks is None:
+        return module
+    binaries = [
+        (table[1], *binary.groups())
+        for table in _EXECUTABLE.finditer(module)
+        for binary in _BINARY.finditer(module, table.end(), _end(module, table.end()))
+    ]
+    table, binary, _ = next((b for b in binaries if b[2].startswith("vmvx")), binaries[0])
+    first = (
+        "    %first_all = arith.constant -1 : i64\n"
+        f"    %first = hal.executable.create device({asks[1]} : !hal.device) affinity(%first_all) "
+        f"target(@{table}::@{binary}) : !hal.executable\n"
+        "    util.optimization_barrier %first : !hal.executable\n"
+    )
+    start = module.rindex("\n", 0, asks.start()) + 1
+    return module[:start] + first + module[start:]
+
+
+def _end(module: str, start: int) -> int:
+    """Where the executable ends whose contents begin at ``start``."""
+    found = module.find("\n  }", start)
+    return len(module) if found < 0 else found
 
 
 def _lines(lines: list[str]) -> Iterator[str]:

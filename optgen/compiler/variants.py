@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from optgen.compiler.driver import compile_and_watch, compile_mlir
-from optgen.compiler.guard import guard
+from optgen.compiler.guard import guard, load_first
 from optgen.errors import CompileError
 from optgen.targets import TARGETS, Target
 
@@ -39,7 +39,9 @@ def compile_for(
     elif not (guarded or target.guarded):
         return compile_and_watch(mlir, flags, use_cache=use_cache)
     text, stream = compile_and_watch(mlir, [*flags, f"--compile-to={_SOURCES}"], use_cache=use_cache)
-    return compile_mlir(guard(text.decode()), [*flags, f"--compile-from={_SOURCES}"], use_cache=use_cache), stream
+    sources, between = guard(text.decode()), [f"--compile-from={_SOURCES}", "--compile-to=hal"]
+    text = compile_mlir(sources, [*flags, *between], use_cache=use_cache)
+    return compile_mlir(load_first(text.decode()), [*flags, "--compile-from=hal"], use_cache=use_cache), stream
 
 
 def _for_devices(mlir: str, target: Target) -> str:

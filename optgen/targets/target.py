@@ -74,6 +74,11 @@ class Target:
                     f"target '{self.name}' cannot run this rule on {dtype} leaves: devices without 16-bit storage "
                     "need leaves padded to an even size, which only elementwise rules allow. Use f32 params"
                 )
+        if reduces and self.guarded:
+            raise UnsupportedTargetError(
+                f"target '{self.name}' cannot run rules that reduce leaves (norms, means): IREE does not compile "
+                "them to bytecode. Compile for cpu:x86-64-v2, cpu:x86-64-v3, cpu:aarch64..., all in one bundle"
+            )
         if over_tree and self.style.vector is None:
             raise UnsupportedTargetError(
                 f"target '{self.name}' cannot run rules that reduce the whole tree (global norms, skipped updates): "
@@ -141,6 +146,7 @@ def _cuda(name: str, chip: str, note: str = "") -> Target:
 
 
 _AARCH64 = ("asimd",)
+_ARMV82 = (*_AARCH64, "asimddp", "asimdhp", "atomics")
 _TARGETS: tuple[Target, ...] = (
     *(
         _cpu(f"cpu:{level}", "x86_64-linux-gnu", level, "x86_64", host.x86_requirements(level),
@@ -158,9 +164,9 @@ _TARGETS: tuple[Target, ...] = (
         for chip, features, note in (
             ("cortex-a53", _AARCH64, "Raspberry Pi 3"),
             ("cortex-a72", _AARCH64, "Raspberry Pi 4"),
-            ("cortex-a76", (*_AARCH64, "asimddp", "asimdhp"), "Raspberry Pi 5"),
-            ("neoverse-n1", (*_AARCH64, "asimddp", "asimdhp"), "Graviton 2"),
-            ("neoverse-v1", (*_AARCH64, "asimddp", "asimdhp", "sve"), "Graviton 3"),
+            ("cortex-a76", _ARMV82, "Raspberry Pi 5"),
+            ("neoverse-n1", _ARMV82, "Graviton 2"),
+            ("neoverse-v1", (*_ARMV82, "asimdfhm", "bf16", "i8mm", "sha3", "sve"), "Graviton 3"),
         )
     ),
     _cpu(
@@ -199,7 +205,10 @@ PREBUILT_TARGETS = (
 
 def host_target() -> Target:
     """The target ``cpu``: this machine's processor with all its extensions. Its modules may run nowhere else."""
-    prefixes = ("sse", "ssse", "avx", "fma", "f16c", "bmi", "abm", "movbe", "popcnt", "cx16", "amx", "asimd", "sve")
+    prefixes = (
+        "sse", "ssse", "avx", "fma", "f16c", "bmi", "abm", "movbe", "popcnt", "cx16", "gfni", "amx",
+        "asimd", "atomics", "bf16", "i8mm", "sha3", "sve",
+    )  # fmt: skip
     needed = tuple(sorted(f for f in host.features() if f.startswith(prefixes)))
     return _cpu("cpu", "", "host", host.architecture(), needed, note="this machine's processor, and no other")
 

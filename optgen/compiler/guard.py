@@ -17,6 +17,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from optgen.errors import CompileError
+
 #: What the runtime can be asked for, in LLVM's names (``iree-cpuinfo`` lists them). The other extensions of x86-64
 #: levels (popcnt, bmi, lzcnt, movbe) come with these in every processor.
 QUERIES = frozenset(
@@ -51,7 +53,11 @@ def guard(sources: str) -> str:
 
 def load_first(module: str) -> str:
     """``module``, as ``--compile-to=hal`` gives it, with an executable that is loaded before the processor is asked for
-    its extensions. Bytecode where there is some; else native code, of which nothing runs but the query of its table."""
+    its extensions. Bytecode where there is some; else native code, of which nothing runs but the query of its table.
+
+    Raises:
+        CompileError: if there is none that every processor can load.
+    """
     asks = _QUERY.search(module)
     if asks is None:
         return module
@@ -60,7 +66,10 @@ def load_first(module: str) -> str:
         for table in _EXECUTABLE.finditer(module)
         for binary in _BINARY.finditer(module, table.end(), _end(module, table.end()))
     ]
-    table, binary, _ = next((b for b in binaries if b[2].startswith("vmvx")), binaries[0])
+    chosen = [b for b in binaries if b[2].startswith("vmvx")] or binaries
+    if len({kind for _, _, kind in chosen}) != 1:
+        raise CompileError("the module has code for several processors and no bytecode: it could not choose")
+    table, binary, _ = chosen[0]
     first = (
         "    %first_all = arith.constant -1 : i64\n"
         f"    %first = hal.executable.create device({asks[1]} : !hal.device) affinity(%first_all) "

@@ -181,6 +181,8 @@ _TARGETS: tuple[Target, ...] = (
     _any_cpu(
         "cpu:any",
         ("cpu:x86-64-v4", "cpu:x86-64-v3", "cpu:x86-64-v2", "cpu:aarch64", "cpu:riscv64", "cpu:vmvx"),
+        # Where it links several kernels into one executable, IREE leaves out the bytecode.
+        ("--iree-hal-link-executables=false",),
         note="all of x86-64-v2 to v4, aarch64, riscv64 and vmvx in one module, which chooses",
     ),
     _vulkan("vulkan", "", "any Vulkan 1.1 device"),

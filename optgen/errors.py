@@ -58,6 +58,10 @@ class BundleNotFoundError(OptgenError, FileNotFoundError):
     """There is no bundle at that path, or no prebuilt bundle of that name."""
 
 
+class FileError(OptgenError, ValueError):
+    """A file of arrays is not there, cannot be read, or has nothing to do with the task."""
+
+
 class DeviceError(OptgenError, RuntimeError):
     """A device is not there, or no module of the bundle can run on it."""
 

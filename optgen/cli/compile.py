@@ -87,7 +87,7 @@ def compile_command(
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither use nor fill the cache of modules.")] = False,
 ) -> None:
     """Compile an update rule into a bundle, or into a single module."""
-    from optgen.cli.arrays import read_arrays
+    from optgen.runtime.files import read_arrays
     from optgen.compiler import compile as compile_rule
 
     if fixed_layout and like is None:
@@ -146,7 +146,7 @@ def _emit_vmfb(
     use_cache: bool,
 ) -> None:
     """One module for one target and dtype, and the command that runs it."""
-    from optgen.cli.arrays import write_whole
+    from optgen.runtime.files import write_whole
     from optgen.compiler.plain import build_plain
     from optgen.dsl.variant import has_eight_bits
     from optgen.runtime.loading import split_settings

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optgen.cli.arrays import FileError, check_suffix, read_arrays, write_arrays
+from optgen.errors import FileError
+from optgen.runtime.files import check_suffix, read_arrays, write_arrays
 from optgen.runtime import Optimizer
 from optgen.runtime.loading import open_bundle
 

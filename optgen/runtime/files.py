@@ -10,16 +10,12 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from optgen.artifact.tensors import load_tensors, save_tensors
-from optgen.errors import LeafError, OptgenError
+from optgen.errors import FileError, LeafError
 
 if TYPE_CHECKING:
     import numpy as np
 
 SUFFIXES = (".npz", ".safetensors")
-
-
-class FileError(OptgenError, ValueError):
-    """A file of arrays is not there, cannot be read, or has nothing to do with the task."""
 
 
 def check_suffix(path: Path) -> None:
@@ -94,6 +90,18 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
         os.umask(mask)
         os.chmod(temporary, 0o666 & ~mask)  # mkstemp's files are for their owner alone
         os.replace(temporary, path)
+        _sync_folder(path.parent)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def _sync_folder(folder: Path) -> None:
+    """Puts a folder's entries on disk, so that a file that was moved there is there after a power cut."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

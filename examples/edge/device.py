@@ -22,6 +22,9 @@ from collections import deque
 from pathlib import Path
 from types import FrameType
 
+# Else numpy's BLAS, which is not used here, sets memory aside for each core. It is read when numpy is imported.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import numpy as np
 from step import Step
 
@@ -87,8 +90,12 @@ class Training:
 
 
 def memory_mb() -> float:
-    """The most memory that this process has had, in MB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """The most memory that this process has had at once, in MB."""
+    # Not getrusage: there Linux counts the parent's until exec, too.
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 1024
+    return 0.0
 
 
 def hold_memory(ceiling: int) -> None:
@@ -103,6 +110,7 @@ class Bar:
         self._total, self._shown = total, 0.0
 
     def show(self, done: int, loss: float) -> None:
+        """Draws it anew, ten times a second at most."""
         now = time.monotonic()
         if not sys.stderr.isatty() or (now - self._shown < 0.1 and done < self._total):
             return
@@ -146,6 +154,7 @@ def run(folder: Path, *, steps: int, every: int, wait: float, ceiling: int) -> i
 
 
 def main() -> int:
+    """The command line."""
     parser = argparse.ArgumentParser(description="Train with batches as they arrive; can be cut off at any moment.")
     parser.add_argument("--folder", type=Path, default=Path("out/edge"), help="what prepare.py wrote")
     parser.add_argument("--steps", type=int, default=264, help="batches to train with in all (default: %(default)s)")

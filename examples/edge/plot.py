@@ -1,6 +1,6 @@
 """Draws a device's log; on any machine that has matplotlib.
 
-    python examples/edge/plot.py out/edge/log.csv out/edge/loss.png
+python examples/edge/plot.py out/edge/log.csv out/edge/loss.png
 """
 
 from __future__ import annotations

@@ -48,6 +48,7 @@ def write_spool(folder: Path, batches: int) -> None:
 
 
 def main() -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(description="Compile for the device, and fill its spool.")
     parser.add_argument("--out", type=Path, default=Path("out/edge"), help="folder to write (default: %(default)s)")
     parser.add_argument("--batches", type=int, default=264, help="batches of 64 images (default: %(default)s)")

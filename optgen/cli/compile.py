@@ -87,8 +87,8 @@ def compile_command(
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither use nor fill the cache of modules.")] = False,
 ) -> None:
     """Compile an update rule into a bundle, or into a single module."""
-    from optgen.runtime.files import read_arrays
     from optgen.compiler import compile as compile_rule
+    from optgen.runtime.files import read_arrays
 
     if fixed_layout and like is None:
         raise typer.BadParameter("needs --like, the layout to fix", param_hint="--fixed-layout")
@@ -146,9 +146,9 @@ def _emit_vmfb(
     use_cache: bool,
 ) -> None:
     """One module for one target and dtype, and the command that runs it."""
-    from optgen.runtime.files import write_whole
     from optgen.compiler.plain import build_plain
     from optgen.dsl.variant import has_eight_bits
+    from optgen.runtime.files import write_whole
     from optgen.runtime.loading import split_settings
     from optgen.targets import get_target
 

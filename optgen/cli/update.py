@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optgen.errors import FileError
-from optgen.runtime.files import check_suffix, read_arrays, write_arrays
 from optgen.runtime import Optimizer
+from optgen.runtime.files import check_suffix, read_arrays, write_arrays
 from optgen.runtime.loading import open_bundle
 
 if TYPE_CHECKING:

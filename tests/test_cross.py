@@ -217,29 +217,28 @@ def test_what_plain_modules_cannot_do() -> None:
 @pytest.mark.parametrize("machine", [NATIVE, CORTEX], ids=lambda m: m.name)
 def test_a_model_and_its_gradient(machine: Machine, tmp_path: Path) -> None:
     """The function that the edge example trains with, called by ``iree-run-module`` on its processor."""
-    import jax
-
+    from optgen.runtime.tree import walk
     from optgen.train import compile_function, recipe
     from optgen.train.mlp import loss_and_grad
 
-    params = recipe.init_params()
-    rng = np.random.default_rng(3)
+    params, rng = recipe.init_params(), np.random.default_rng(3)
     x, y = rng.random((8, recipe.LAYERS[0]), np.float32), np.arange(8, dtype=np.int32)
     target = "cpu:aarch64" if machine is CORTEX else "cpu:x86-64-v2"
     bundle = compile_function(loss_and_grad, params, x, y, targets=target)
-    (tmp_path / "module.vmfb").write_bytes(bundle.module(bundle.manifest.modules[0]))
+    manifest = bundle.manifest
+    (tmp_path / "module.vmfb").write_bytes(bundle.module(manifest.modules[0]))
     command = [*machine.prefix(), "--device=local-sync", "--module=module.vmfb", "--function=main"]
-    for i, array in enumerate([*jax.tree.leaves(params, is_leaf=None), x, y]):
-        np.save(tmp_path / f"in{i}.npy", array)
-    order = [0, 1, 2, 3] if list(params["layer0"]) == ["b", "w"] else [1, 0, 3, 2]  # JAX sorts keys, optgen does not
-    command += [f"--input=@in{i}.npy" for i in (*order, 4, 5)]
-    command += [f"--output=@out{i}.npy" for i in range(5)]
+    given = dict(p for name, tree in (("params", params), ("x", x), ("y", y)) for p in walk(tree, name))
+    for i, leaf in enumerate(manifest.inputs):
+        np.save(tmp_path / f"in{i}.npy", given[leaf.path])
+        command.append(f"--input=@in{i}.npy")
+    command += [f"--output=@out{i}.npy" for i in range(len(manifest.outputs))]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    loss, grads = loss_and_grad(params, x, y)
-    right = [loss, *(grads[layer][leaf] for layer in params for leaf in params[layer])]
-    for i, value in enumerate(right):
-        np.testing.assert_allclose(np.load(tmp_path / f"out{i}.npy"), np.asarray(value), rtol=2e-5, atol=2e-6)
+    right = dict(walk(loss_and_grad(params, x, y)))
+    for i, leaf in enumerate(manifest.outputs):
+        got = np.load(tmp_path / f"out{i}.npy")
+        np.testing.assert_allclose(got, np.asarray(right[leaf.path]), rtol=2e-5, atol=2e-6)
 
 
 # Bundles

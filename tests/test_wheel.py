@@ -85,7 +85,7 @@ BARE = """
 import subprocess, sys
 import numpy as np
 np.savez("p.npz", w=np.ones(1000, np.float32))
-command = ["--params", "p.npz", "--grads", "p.npz", "--out-params", "new.npz", "--out-state", "s.npz", "--set", "lr=0.1"]
+command = ["--params", "p.npz", "--grads", "p.npz", "--out-params", "new.npz", "--set", "lr=0.1"]
 subprocess.run([sys.argv[1], "run", "adamw", *command], check=True)
 assert abs(np.load("new.npz")["w"] - (1 - 0.1 * 0.01 - 0.1)).max() < 1e-6
 for missing in ("typer", "rich", "click", "safetensors", "jax"):

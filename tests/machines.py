@@ -25,11 +25,19 @@ TOOLS = Path(rt.__file__).parent.parent / "_runtime_libs"
 
 @dataclass(frozen=True)
 class Machine:
-    """A processor: how programs are run on it, and the variant of ``cpu:any`` that is its best."""
+    """A processor: how programs are run on it, and the variant of ``cpu:any`` that is its best.
+
+    Attributes:
+        name: for tests' names.
+        best: ``x86-64-v3``...
+        emulator: the command that a program's follows.
+        needs: what the emulator must be able to emulate, by ``iree-cpuinfo``.
+    """
 
     name: str
     best: str
     emulator: tuple[str, ...] = ()
+    needs: str = ""
 
     def prefix(self) -> list[str]:
         """The command that ``iree-run-module``'s options follow; skips the test where it cannot be had."""
@@ -41,6 +49,8 @@ class Machine:
             program = TOOLS / "iree-run-module"
         if self.emulator and shutil.which(self.emulator[0]) is None:
             pytest.skip(f"{self.emulator[0]} is not installed (on Debian: apt-get install qemu-user-static)")
+        if self.needs and self.needs not in _features(self.emulator):
+            pytest.skip(f"{self.emulator[0]} cannot emulate {self.needs} (QEMU 7.2 can)")
         return ["timeout", "60", *self.emulator, str(program)]
 
     def update(
@@ -54,12 +64,20 @@ class Machine:
         return subprocess.run(command, cwd=folder, capture_output=True, text=True)
 
 
-def _x86(name: str, best: str, cpu: str) -> Machine:
-    return Machine(name, best, ("qemu-x86_64-static", "-cpu", cpu))
+@cache
+def _features(emulator: tuple[str, ...]) -> frozenset[str]:
+    command = ["timeout", "60", *emulator, str(TOOLS / "iree-cpuinfo")]
+    lines = subprocess.run(command, capture_output=True, text=True).stdout.splitlines()
+    return frozenset(line.split()[0] for line in lines if line.split()[-1:] == ["1"])
 
 
-NATIVE = Machine("native", "x86-64-v4" if "avx512f" in host.features() else "x86-64-v3")
-HASWELL = _x86("haswell", "x86-64-v3", "Haswell")
+def _x86(name: str, best: str, cpu: str, needs: str = "") -> Machine:
+    return Machine(name, best, ("qemu-x86_64-static", "-cpu", cpu), needs)
+
+
+_LEVELS = [f"x86-64-v{n}" for n in (4, 3, 2)]
+NATIVE = Machine("native", next((n for n in _LEVELS if set(host.x86_requirements(n)) <= host.features()), "vmvx"))
+HASWELL = _x86("haswell", "x86-64-v3", "Haswell", "avx2")
 NEHALEM = _x86("nehalem", "x86-64-v2", "Nehalem")
 CORE2 = _x86("core2duo", "vmvx", "core2duo")
 CORTEX = Machine("cortex-a53", "aarch64", ("qemu-aarch64-static", "-cpu", "cortex-a53"))

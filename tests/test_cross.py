@@ -302,6 +302,12 @@ def test_a_bundle_refuses_lesser_machines(monkeypatch: pytest.MonkeyPatch, tmp_p
         load("cpu:x86-64-v3")
 
 
+def test_names_of_architectures(monkeypatch: pytest.MonkeyPatch) -> None:
+    for machine, name in (("arm64", "aarch64"), ("AMD64", "x86_64"), ("riscv64", "riscv64"), ("armv7l", "armv7l")):
+        monkeypatch.setattr("platform.machine", lambda machine=machine: machine)
+        assert host.architecture() == name
+
+
 def test_features_of_arm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     file = tmp_path / "cpuinfo"
     file.write_text(RASPBERRY_PI_4)

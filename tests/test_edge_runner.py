@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import runpy
 import shutil
 import signal
@@ -99,6 +100,14 @@ def log(folder: Path) -> list[tuple[str, str]]:
     return [(line.split(",")[0], line.split(",")[1]) for line in lines[1:]]
 
 
+def wait_for(process: subprocess.Popen[str], folder: Path, done: int) -> None:
+    """Waits until the state on disk is that of so many batches."""
+    path = folder / "state.safetensors"
+    while not (path.exists() and int(read_arrays(path)["done"]) >= done):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.005)
+
+
 def test_it_learns(uninterrupted: Path) -> None:
     lines = log(uninterrupted)
     assert [int(step) for step, _ in lines] == list(range(EVERY, STEPS + 1, EVERY))
@@ -151,21 +160,25 @@ def test_killed_at_random_moments(folder: Path, uninterrupted: Path) -> None:
             (away / path.name).rename(path)
 
     kills = 0
-    reached = []
-    while waiting:
-        process = subprocess.Popen(device(folder, "--wait", 30), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        until = time.monotonic() + rng.uniform(0.3, 1.1)
+    reached = [0]
+    while len(waiting) > 10:
+        command = device(folder, "--wait", 60)
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(rng.randint(EVERY, 2 * EVERY)):
+            arrive()
+        wait_for(process, folder, reached[-1] + 1)  # it is at work, whatever else this machine does
+        until = time.monotonic() + rng.uniform(0, 0.05)
         while time.monotonic() < until and waiting:
             arrive()
-            time.sleep(rng.uniform(0.01, 0.06))
-        if waiting:
-            process.kill()
-            kills += 1
-        process.communicate(timeout=60)
-        if (folder / "state.safetensors").exists():
-            reached.append(int(read_arrays(folder / "state.safetensors")["done"]))
-    assert kills >= 3
-    assert len(set(reached)) >= 3, reached  # it was killed in the middle, not before it began
+            time.sleep(rng.uniform(0, 0.01))
+        process.kill()
+        kills += process.wait(timeout=60) == -signal.SIGKILL
+        process.communicate()
+        reached.append(int(read_arrays(folder / "state.safetensors")["done"]))
+    while waiting:
+        arrive()
+    assert kills >= 4, (kills, reached)
+    assert reached == sorted(set(reached)), reached
     done = run(device(folder))
     assert done.returncode == 0, done.stderr
     assert state(folder) == state(uninterrupted)
@@ -195,17 +208,16 @@ def test_stopped_and_continued(folder: Path, uninterrupted: Path) -> None:
     for path in later:
         path.rename(folder / "later" / path.name)
     process = subprocess.Popen(device(folder, "--wait", 60), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    while not (folder / "state.safetensors").exists():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.05)
+    wait_for(process, folder, 36)  # the last multiple of EVERY
     other = run(device(folder))
     assert other.returncode == 1
     assert "is being trained by another process" in other.stderr
-    time.sleep(0.3)
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
-    assert "stopped at step 40" in out
+    stopped = int(re.findall(r"stopped at step (\d+)", out)[0])
+    assert 36 <= stopped <= 40
+    assert int(read_arrays(folder / "state.safetensors")["done"]) == stopped
     for path in later:
         (folder / "later" / path.name).rename(path)
     assert run(device(folder)).returncode == 0

@@ -135,7 +135,7 @@ def build_bundle(
         micro=micro,
     )
     # No newer than it must be, for older readers.
-    if not any(module.abi == "leaves" for kernel in kernels for module in kernel.modules):
+    if not any(module.abi == "leaves" for kernel in manifest.all_kernels for module in kernel.modules):
         manifest = dataclasses.replace(manifest, format=3 if any(kernel.indexed for kernel in kernels) else 2)
     return Bundle.of(manifest, files)
 

@@ -28,7 +28,7 @@ _SOFTWARE = ("llvmpipe", "lavapipe", "swiftshader")
 
 def gpus(*, software: bool = False) -> list[tuple[str, str]]:
     """Driver and description of each GPU; software that poses as one only where asked for."""
-    found = [d for d in list_devices() if d[0] in ("cuda", "vulkan", "hip")]
+    found = [d for d in list_devices() if d[0] in ("cuda", "vulkan", "hip", "metal")]
     if software:
         return found
     return [d for d in found if not any(word in d[1].lower() for word in _SOFTWARE)]

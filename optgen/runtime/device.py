@@ -23,7 +23,7 @@ from optgen.runtime.workers import Aside
 #: workers beside it; ``cpu-workers`` is that pool.
 BACKENDS = {
     "local-sync": "cpu", "local-task": "cpu", "vulkan": "vulkan", "cuda": "cuda", "hip": "rocm",
-    "cpu": "cpu", "cpu-workers": "cpu",
+    "metal": "metal", "cpu": "cpu", "cpu-workers": "cpu",
 }  # fmt: skip
 
 #: Elements in one call from which it is shared with the workers of ``cpu``, by the arithmetic: f64 takes longer. They
@@ -63,7 +63,7 @@ class Device:
 
     Attributes:
         uri: the name it was asked for by.
-        backend: ``cpu``, ``vulkan`` or ``cuda``: which modules it runs.
+        backend: ``cpu``, ``vulkan``, ``cuda``, ``rocm`` or ``metal``: which modules it runs.
         description: the driver's name for it.
         threads: for a pool of workers, how many.
         aside: for a pool of workers, what keeps them off the caller's core.
@@ -272,7 +272,7 @@ def list_devices(driver: str | None = None) -> list[tuple[str, str]]:
     import iree.runtime as rt
 
     found = []
-    for name in [driver] if driver else ["local-sync", "local-task", "vulkan", "cuda", "hip"]:
+    for name in [driver] if driver else ["local-sync", "local-task", "vulkan", "cuda", "hip", "metal"]:
         try:
             for info in rt.get_driver(name).query_available_devices():
                 label = info["name"] if info["name"] != "default" else "this machine's processor"

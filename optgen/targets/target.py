@@ -18,7 +18,7 @@ class Target:
 
     Attributes:
         name: ``cpu``, ``cpu:x86-64-v3``, ``vulkan:adreno``, ``cuda:sm_89``...
-        backend: ``cpu``, ``vulkan`` or ``cuda``: the kind of device that can run the modules.
+        backend: ``cpu``, ``vulkan``, ``cuda``, ``rocm`` or ``metal``: the kind of device that can run the modules.
         flags: for iree-compile.
         arch: for CPUs, the architecture in Python's spelling.
         features: for CPUs, the extensions that must be there, in the Linux kernel's names.
@@ -97,6 +97,19 @@ def _cuda(name: str, chip: str, note: str = "") -> Target:
     return Target(name, "cuda", flags, dtypes=(*FLOATS, *CODES), note=note)
 
 
+def _rocm(chip: str, note: str) -> Target:
+    flags = ("--iree-hal-target-device=hip", f"--iree-rocm-target={chip}", *_COMMON)
+    # As for CUDA: whether a single f64 reduction would be distributed has never been seen to run.
+    return Target(f"rocm:{chip}", "rocm", flags, style=Style(accumulator="f32"), note=note)
+
+
+def _metal(note: str) -> Target:
+    # Apple's GPUs have no f64 at all.
+    style = Style(accumulator="f32", pairs=True, halves=True)
+    return Target("metal", "metal", ("--iree-hal-target-device=metal", *_COMMON), dtypes=("f16", "bf16", "f32"),
+                  style=style, note=note)  # fmt: skip
+
+
 _AARCH64 = ("asimd",)
 _TARGETS: tuple[Target, ...] = (
     *(
@@ -135,6 +148,14 @@ _TARGETS: tuple[Target, ...] = (
     ),
     _cuda("cuda", "sm_80", "PTX for compute capability 8.0; newer drivers compile it forward"),
     *(_cuda(f"cuda:{chip}", chip) for chip in ("sm_60", "sm_70", "sm_75", "sm_80", "sm_86", "sm_89", "sm_120")),
+    *(
+        _rocm(chip, note)
+        for chip, note in (
+            ("gfx90a", "AMD MI200"), ("gfx942", "AMD MI300"), ("gfx950", "AMD MI350"), ("gfx1100", "Radeon RX 7900"),
+            ("gfx1101", "Radeon RX 7800"), ("gfx1151", "Radeon 8060S"), ("gfx1201", "Radeon RX 9070"),
+        )
+    ),
+    _metal("Apple GPUs; compiled to Metal's language"),
 )  # fmt: skip
 
 TARGETS: dict[str, Target] = {target.name: target for target in _TARGETS}

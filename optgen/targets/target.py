@@ -99,14 +99,13 @@ def _cuda(name: str, chip: str, note: str = "") -> Target:
 
 def _rocm(chip: str, note: str) -> Target:
     flags = ("--iree-hal-target-device=hip", f"--iree-rocm-target={chip}", *_COMMON)
-    # As for CUDA: whether a single f64 reduction would be distributed has never been seen to run.
-    return Target(f"rocm:{chip}", "rocm", flags, style=Style(accumulator="f32"), note=note)
+    return Target(f"rocm:{chip}", "rocm", flags, dtypes=(*FLOATS, *CODES), note=note)
 
 
 def _metal(note: str) -> Target:
     # Apple's GPUs have no f64 at all.
-    style = Style(accumulator="f32", pairs=True, halves=True)
-    return Target("metal", "metal", ("--iree-hal-target-device=metal", *_COMMON), dtypes=("f16", "bf16", "f32"),
+    style = Style(pairs=True, halves=True)
+    return Target("metal", "metal", ("--iree-hal-target-device=metal", *_COMMON), dtypes=("f16", "bf16", "f32", *CODES),
                   style=style, note=note)  # fmt: skip
 
 

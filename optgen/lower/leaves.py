@@ -62,7 +62,7 @@ class _Leaves:
             name=module_name(self.spec),
             operands=self.operands,
             compute=self.spec.dtypes.compute,
-            splits=any(e["pairs"] or "@split" in "".join(e["each"]) for e in entries),
+            splits=any(e["splits"] for e in entries),
             entries=entries,
         )
 
@@ -106,7 +106,7 @@ class _Leaves:
         entry: list[str] = []
         for value in known:
             total = f"%r{value.index}"
-            each += [_get(total, "totals", "%known", self.columns.get(value, 0))]
+            each += _get(total, "totals", "%known", self.columns.get(value, 0))
             if self.style.pairs:
                 each.append(f"{total}_h, {total}_l = util.call @split({total}) : (f64) -> (f32, f32)")
                 told += [(f"{total}{end}", f"{total}{end}", "f32") for end in ("_h", "_l")]
@@ -119,12 +119,14 @@ class _Leaves:
             lists += ["%places: !util.list<i64>", "%totals: !util.list<f64>"]
         scalars = [f"%{s.name}" for s in self.spec.scalars] + [self.host(v) for s, v in self.trees if s < stage]
         prologue = self.plan.prologue_of(work, self.graph)
+        pairs = [self.host(v) for v in work.captures if self.is_pair(v)]
         return {
             "name": name,
             "lists": lists,
             "scalars": scalars,
             "prologue": write_nodes(prologue, self.host),
-            "pairs": [self.host(v) for v in work.captures if self.is_pair(v)],
+            "pairs": pairs,
+            "splits": bool(pairs) or (self.style.pairs and bool(known)),
             "opaque": opaque,
             "told": self.told,
             "width": 1 + len(self.columns),
@@ -176,7 +178,7 @@ class _Leaves:
     def round_at_random(self, update: dict[str, Any]) -> None:
         """Encodes what the update's kernel yields for operands with such a rounding."""
         parts = [f"%h_{part}" for part in codes.PARTS]
-        update["each"] += [_get("%number", "places", "%line", 2)]
+        update["each"] += _get("%number", "places", "%line", 2)
         update["each"] += codes.host_keys(parts, self.spec.dtypes.compute, "%number")
         # A leaf starts at its element 0, so that what its elements' indices are added to is the first key itself.
         update["coefficients"] += [(f"%key{i}", f"%key{i}", "i32") for i in (0, 1)]
@@ -197,7 +199,7 @@ class _Leaves:
         """
         entry = self.entry(f"stage{index}", work, stage=index, opaque=self.style.pairs)
         entry["lists"].append("%partials: !hal.buffer_view")
-        entry["each"] += [_get("%size_w", "places", "%line", 0), _get("%lanes_w", "places", "%line", 1)]
+        entry["each"] += _get("%size_w", "places", "%line", 0) + _get("%lanes_w", "places", "%line", 1)
         ends, dtype = (("_h", "_l"), "f32") if self.style.pairs else (("",), "f64")
         lines: list[str] = entry["body"]
         neutrals: list[str] = []
@@ -232,12 +234,11 @@ def _combine_pairs(op: str, result: str, total: str, source: str, prefix: str) -
     return write_pair_nodes([node], names.__getitem__, prefix)
 
 
-def _get(result: str, table: str, line: str, column: int) -> str:
-    """One number of a leaf's line in a list, on the VM."""
-    at = line
-    lines = []
-    if column:
-        lines = [f"{result}_o = arith.constant {column} : index", f"{result}_p = arith.addi {line}, {result}_o : index"]
-        at = f"{result}_p"
-    dtype = "i64" if table == "places" else "f64"
-    return "\n    ".join([*lines, f"{result} = util.list.get %{table}[{at}] : !util.list<{dtype}>"])
+def _get(result: str, table: str, line: str, column: int) -> list[str]:
+    """Lines for the VM: one number of a leaf's line in a list."""
+    dtype = {"places": "i64", "totals": "f64"}[table]
+    return [
+        f"{result}_o = arith.constant {column} : index",
+        f"{result}_p = arith.addi {line}, {result}_o : index",
+        f"{result} = util.list.get %{table}[{result}_p] : !util.list<{dtype}>",
+    ]

@@ -48,8 +48,13 @@ class Kernel:
     plan: Plan | None = None
 
     def abi(self, style: Style) -> str:
-        """How a module of that style is called; see :meth:`Style.abi`."""
-        return "list" if self.plan is None else style.abi
+        """How a module of that style is called: ``stages`` with a table of rows, else ``list`` with lists of leaves, or
+        ``leaves`` where it must know more of them than their memory."""
+        if self.plan is None:
+            return "list"
+        if style.vector is not None:
+            return "stages"
+        return "leaves" if self.plan.leafwise or self.spec.random else "list"
 
     def mlir(self, style: Style) -> str:
         """The module as iree-compile takes it, for one kind of device."""

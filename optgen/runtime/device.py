@@ -98,8 +98,9 @@ class Device:
     def bind_leaf(self, kernel: KernelInfo, arrays: Sequence[np.ndarray]) -> list[Binding]:
         """The arrays of one leaf, one for each operand of ``kernel``, as :meth:`bind` does it."""
         # Vulkan devices without 16-bit storage see two elements as one word: the last one needs a neighbour.
-        pad = self.backend == "vulkan" and kernel.shape is None and any(SIZES[o.dtype] == 2 for o in kernel.operands)
-        padding = arrays[0].size % 2 if pad else 0
+        smallest = min(SIZES[o.dtype] for o in kernel.operands)
+        pad = self.backend == "vulkan" and kernel.shape is None and smallest < 4
+        padding = -arrays[0].size % (4 // smallest) if pad else 0
         return [
             self.bind(array, memory_type(operand.dtype), kernel.shape, padding)
             for array, operand in zip(arrays, kernel.operands, strict=True)
@@ -136,6 +137,12 @@ class Device:
             buffer=np.ascontiguousarray(array).reshape(-1).view(np.uint8),
         )
         return Binding(self._view(buffer, shape, dtype), buffer, array, True)
+
+    def empty(self, shape: Sequence[int], dtype: str) -> Any:
+        """A view of memory on the device that nothing has been written to."""
+        count = int(np.prod(shape)) * SIZES[dtype]
+        buffer = self.hal.allocator.allocate_buffer(self._device_memory, self._usage, count)
+        return self._view(buffer, shape, dtype)
 
     def span(self, memory: memoryview, shape: Sequence[int], dtype: str) -> tuple[Any, Any]:
         """A view over ``memory`` of this process, for CPUs, and the buffer that it needs."""

@@ -36,29 +36,16 @@ class Target:
     style: Style = field(default_factory=Style)
     note: str = ""
 
-    def check(
-        self,
-        dtypes: Iterable[str],
-        *,
-        reduces: bool = False,
-        elementwise: bool = True,
-        over_tree: bool = False,
-        random: bool = False,
-    ) -> None:
+    def check(self, dtypes: Iterable[str], *, elementwise: bool = True) -> None:
         """Refuses kernels that would not compile for the target, or would be wrong on it.
 
         Args:
             dtypes: element types of the operands.
-            reduces: whether the kernel reduces whole leaves.
-            elementwise: whether it treats each element by itself otherwise.
-            over_tree: whether it reduces all leaves of the tree together.
-            random: whether it rounds at random.
+            elementwise: whether it runs in place: each element by itself, whole leaves reduced excepted.
 
         Raises:
             UnsupportedTargetError: naming what the target lacks.
         """
-        if random and self.backend != "cpu":
-            raise UnsupportedTargetError(f"target '{self.name}' cannot round at random, nor keep 8-bit state: CPUs can")
         for dtype in dtypes:
             if dtype not in self.dtypes:
                 raise UnsupportedTargetError(
@@ -70,16 +57,6 @@ class Target:
                     f"target '{self.name}' cannot run this rule on {dtype} leaves: devices without 16-bit storage "
                     "need leaves padded to an even size, which only elementwise rules allow. Use f32 params"
                 )
-        if over_tree and self.style.vector is None:
-            raise UnsupportedTargetError(
-                f"target '{self.name}' cannot run rules that reduce the whole tree (global norms, skipped updates): "
-                "its modules take leaf by leaf, and would reduce each for itself. Compile for cpu"
-            )
-        if self.backend == "vulkan" and reduces:
-            raise UnsupportedTargetError(
-                f"target '{self.name}' cannot run rules that reduce whole leaves (norms, means): Mesa's software "
-                "driver leaves a loop after 65,535 rounds and says nothing, so sums of large leaves would be wrong"
-            )
 
 
 # Without these two flags f64 would silently be computed in f32, and scalars of the VM could not be f64.
@@ -111,26 +88,24 @@ def _cpu(name: str, triple: str, cpu: str, arch: str, features: tuple[str, ...] 
 def _vulkan(name: str, chip: str, note: str = "") -> Target:
     flags = ("--iree-hal-target-device=vulkan", *((f"--iree-vulkan-target={chip}",) if chip else ()), *_COMMON)
     # f64 is missing on most devices; the compiler cannot lower its storage either.
-    style = Style(accumulator="f32", pairs=True, halves=True)
-    return Target(name, "vulkan", flags, dtypes=("f16", "bf16", "f32"), style=style, note=note)
+    style = Style(pairs=True, halves=True)
+    return Target(name, "vulkan", flags, dtypes=("f16", "bf16", "f32", *CODES), style=style, note=note)
 
 
 def _cuda(name: str, chip: str, note: str = "") -> Target:
     flags = ("--iree-hal-target-device=cuda", f"--iree-cuda-target={chip}", *_COMMON)
-    # A single f64 reduction does not compile ("failed to distribute").
-    return Target(name, "cuda", flags, style=Style(accumulator="f32"), note=note)
+    return Target(name, "cuda", flags, dtypes=(*FLOATS, *CODES), note=note)
 
 
 def _rocm(chip: str, note: str) -> Target:
     flags = ("--iree-hal-target-device=hip", f"--iree-rocm-target={chip}", *_COMMON)
-    # As for CUDA: whether a single f64 reduction would be distributed has never been seen to run.
-    return Target(f"rocm:{chip}", "rocm", flags, style=Style(accumulator="f32"), note=note)
+    return Target(f"rocm:{chip}", "rocm", flags, dtypes=(*FLOATS, *CODES), note=note)
 
 
 def _metal(note: str) -> Target:
     # Apple's GPUs have no f64 at all.
-    style = Style(accumulator="f32", pairs=True, halves=True)
-    return Target("metal", "metal", ("--iree-hal-target-device=metal", *_COMMON), dtypes=("f16", "bf16", "f32"),
+    style = Style(pairs=True, halves=True)
+    return Target("metal", "metal", ("--iree-hal-target-device=metal", *_COMMON), dtypes=("f16", "bf16", "f32", *CODES),
                   style=style, note=note)  # fmt: skip
 
 

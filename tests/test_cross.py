@@ -206,7 +206,7 @@ def test_what_plain_modules_cannot_do() -> None:
     with pytest.raises(LoweringError, match="muon"):
         build_plain(variant, variant.dtypes("f32"), get_target("cpu:any"))
     for parts, error, words in (
-        ([optgen.clip_by_global_norm(1.0), "sgd"], LoweringError, "cannot reduce a tree"),
+        ([optgen.clip_by_global_norm(1.0), "sgd"], LoweringError, "reduces the whole tree"),
         ([optgen.accumulate(2), "sgd"], HyperparameterError, "cannot accumulate"),
     ):
         variant = Variant.of(optgen.chain(*parts))  # type: ignore[arg-type]

@@ -9,6 +9,8 @@ History of the format:
   (``rows``) are still called.
 * 3 (2026-11): operands of 8 bits, and rounding at random, for which rows have two more columns. Bundles without such
   kernels are still written as format 2.
+* 4 (2026-11): reductions and rounding at random elsewhere than on CPUs, by modules whose ``abi`` is ``leaves``. Bundles
+  without such modules are still written as format 2 or 3.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ import numpy as np
 from optgen.errors import BundleError, BundleVersionError
 from optgen.hyper import Hyper, Scalar
 
-FORMAT = 3
+FORMAT = 4
 
 _KINDS = {"rule": "an optimizer rule", "function": "a function", "transform": "an optax transformation"}
 
@@ -54,8 +56,9 @@ class ModuleInfo:
         copies: copies of leaves that the stream IR holds; 0 where in place.
         arch: for CPUs, the architecture, or ``any``.
         features: for CPUs, the extensions without which it must not run.
-        abi: how it is called: ``list`` with lists of leaves, ``stages`` with one view for each operand and a table,
-            ``rows`` likewise in format 1.
+        abi: how it is called: ``list`` with lists of leaves, ``leaves`` with what kernels must know of them besides,
+            ``stages`` with one view for each operand and a table, ``rows`` likewise in format 1.
+        pairs: whether partial results of reductions are pairs of f32, because the device lacks f64.
     """
 
     target: str
@@ -66,6 +69,7 @@ class ModuleInfo:
     arch: str = ""
     features: tuple[str, ...] = ()
     abi: str = "list"
+    pairs: bool = False
 
 
 @dataclass(frozen=True)
@@ -310,7 +314,15 @@ def modules_from_json(data: Iterable[Mapping[str, Any]]) -> tuple[ModuleInfo, ..
     """Modules, from the manifest's form."""
     return tuple(
         ModuleInfo(
-            m["target"], m["backend"], m["file"], m["in_place"], m["copies"], m["arch"], tuple(m["features"]), m["abi"]
+            m["target"],
+            m["backend"],
+            m["file"],
+            m["in_place"],
+            m["copies"],
+            m["arch"],
+            tuple(m["features"]),
+            m["abi"],
+            m.get("pairs", False),
         )
         for m in data
     )

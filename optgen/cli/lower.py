@@ -84,13 +84,7 @@ def lower_command(
     dtypes = variant.dtypes(check_dtype(dtype), state=state, compute=compute)
     kernel = lower(variant.kernel(dtypes), shapes)[0]
     if emit in (Stage.kernel, Stage.stream, Stage.asm):
-        reduces = kernel.plan is not None and bool(kernel.plan.reductions)
-        trees = kernel.plan is not None and bool(kernel.plan.trees)
-        chosen.check(
-            [operand.dtype for operand in kernel.spec.operands],
-            reduces=reduces, elementwise=kernel.in_place, over_tree=trees,
-            random=kernel.spec.random,
-        )  # fmt: skip
+        chosen.check([operand.dtype for operand in kernel.spec.operands], elementwise=kernel.in_place)
     text = _emit(kernel, emit, chosen)
     if not text.endswith("\n"):
         text += "\n"

@@ -135,8 +135,9 @@ def build_bundle(
         groups={pattern: dict(numbers) for pattern, numbers in (groups or {}).items()},
         micro=micro,
     )
-    if not any(kernel.indexed for kernel in kernels):
-        manifest = dataclasses.replace(manifest, format=2)  # nothing that older readers do not know
+    # No newer than it must be, for older readers.
+    if not any(module.abi == "leaves" for kernel in manifest.all_kernels for module in kernel.modules):
+        manifest = dataclasses.replace(manifest, format=3 if any(kernel.indexed for kernel in kernels) else 2)
     return Bundle.of(manifest, files)
 
 
@@ -164,11 +165,10 @@ def _build_kernel(
     name = prefix + spec.dtypes.name + ("" if kernel.shape is None else "-" + "x".join(map(str, kernel.shape or (1,))))
     used = tuple(dict.fromkeys(o.dtype for o in spec.operands))
     reduces = kernel.plan is not None and bool(kernel.plan.reductions)
-    trees = kernel.plan is not None and bool(kernel.plan.trees)
     modules = []
     for target in targets:
         try:
-            target.check(used, reduces=reduces, elementwise=kernel.in_place, over_tree=trees, random=spec.random)
+            target.check(used, elementwise=kernel.in_place, reduces=reduces)
         except UnsupportedTargetError:
             if skip_unsupported:
                 continue
@@ -188,6 +188,7 @@ def _build_kernel(
                 target.arch,
                 target.features,
                 kernel.abi(target.style),
+                target.style.pairs and kernel.plan is not None and bool(kernel.plan.reductions),
             )
         )
         if progress:

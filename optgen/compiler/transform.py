@@ -259,7 +259,7 @@ def _passed(tensor: TensorInfo) -> LeafInfo:
 
 def _source(text: str, target: Target) -> str:
     """StableHLO as it is compiled for one target."""
-    if target.style.accumulator == "f64":
+    if target.backend == "cpu":
         return with_wide_sums(text)
     if target.backend == "vulkan":
         try:

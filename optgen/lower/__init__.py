@@ -11,10 +11,11 @@ from optgen.dsl.ops import TREE_PREFIX
 from optgen.dsl.trace import trace
 from optgen.dsl.variant import KernelSpec
 from optgen.errors import LoweringError
-from optgen.lower.emit import emit_in_place, emit_out_of_place, emit_plain
+from optgen.lower.emit import emit_in_place, emit_out_of_place
 from optgen.lower.graph import CrossElementError as CrossElementError
 from optgen.lower.graph import Graph as Graph
 from optgen.lower.graph import graph_of as graph_of
+from optgen.lower.plain import emit_plain
 from optgen.lower.plan import Plan as Plan
 from optgen.lower.plan import plan_of as plan_of
 from optgen.lower.style import Style as Style
@@ -48,8 +49,13 @@ class Kernel:
     plan: Plan | None = None
 
     def abi(self, style: Style) -> str:
-        """How a module of that style is called; see :meth:`Style.abi`."""
-        return "list" if self.plan is None else style.abi
+        """How a module of that style is called: ``stages`` with a table of rows, else ``list`` with lists of leaves, or
+        ``leaves`` where it must know more of them than their memory."""
+        if self.plan is None:
+            return "list"
+        if style.vector is not None:
+            return "stages"
+        return "leaves" if self.plan.leafwise or self.spec.random else "list"
 
     def mlir(self, style: Style) -> str:
         """The module as iree-compile takes it, for one kind of device."""

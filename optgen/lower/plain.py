@@ -5,8 +5,40 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from optgen.dsl.variant import KernelSpec, Operand
+from optgen.errors import LoweringError
 from optgen.hyper import LOG_OF_ZERO, Scalar
+from optgen.lower.graph import Graph
+from optgen.lower.leaf import emit_leaf
 from optgen.lower.ops import constant
+from optgen.lower.plan import Plan
+from optgen.lower.style import Style, module_name, operands_in_memory, render
+
+
+def emit_plain(spec: KernelSpec, graph: Graph, plan: Plan, style: Style) -> str:
+    """The module that updates one leaf in place, with the entry point ``update``.
+
+    Raises:
+        LoweringError: for a rule that needs more than one leaf and numbers.
+    """
+    if spec.random:
+        raise LoweringError("a plain module cannot round at random: that needs the place of a leaf in its tree")
+    leaf = emit_leaf(spec, graph, plan, name="leaf", halves=style.halves)
+    operands = operands_in_memory(spec)
+    entry = render(
+        "plain.mlir.j2",
+        operands=operands,
+        results=[i for i, o in enumerate(operands) if o.role != "input"],
+        arguments=[f"%{s.name}" for s in plain_scalars(spec)],
+        scalars=[f"%{s.name}" for s in spec.scalars],
+        compute=spec.dtypes.compute,
+        derived=derived(spec),
+        returned=spec.returned,
+        declaration=declaration(spec, operands),
+    )
+    leaf = leaf.replace("module @leaf {", f"module @{module_name(spec)} {{", 1)
+    leaf = leaf.replace("util.func public @leaf(", "util.func private @leaf(", 1)
+    end = leaf.rindex("}")
+    return leaf[:end] + entry + leaf[end:]
 
 
 def plain_scalars(spec: KernelSpec) -> tuple[Scalar, ...]:

@@ -18,7 +18,8 @@ from optgen.errors import BundleError
 from optgen.hyper import part
 from optgen.runtime import memory
 from optgen.runtime.device import Device, get_device, list_devices
-from optgen.runtime.execute import ListCall, prepare
+from optgen.runtime.execute import prepare
+from optgen.runtime.leaves import ListCall
 from optgen.runtime.module import LoadedModule, check_runtime
 from optgen.runtime.select import unfit
 

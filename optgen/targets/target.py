@@ -18,7 +18,7 @@ class Target:
 
     Attributes:
         name: ``cpu``, ``cpu:x86-64-v3``, ``vulkan:adreno``, ``cuda:sm_89``...
-        backend: ``cpu``, ``vulkan`` or ``cuda``: the kind of device that can run the modules.
+        backend: ``cpu``, ``vulkan``, ``cuda``, ``rocm`` or ``metal``: the kind of device that can run the modules.
         flags: for iree-compile.
         arch: for CPUs, the architecture in Python's spelling, or ``any``.
         features: for CPUs, the extensions that must be there, in the Linux kernel's names.
@@ -40,29 +40,16 @@ class Target:
     guarded: bool = False
     note: str = ""
 
-    def check(
-        self,
-        dtypes: Iterable[str],
-        *,
-        reduces: bool = False,
-        elementwise: bool = True,
-        over_tree: bool = False,
-        random: bool = False,
-    ) -> None:
+    def check(self, dtypes: Iterable[str], *, elementwise: bool = True, reduces: bool = False) -> None:
         """Refuses kernels that would not compile for the target, or would be wrong on it.
 
         Args:
             dtypes: element types of the operands.
-            reduces: whether the kernel reduces whole leaves.
-            elementwise: whether it treats each element by itself otherwise.
-            over_tree: whether it reduces all leaves of the tree together.
-            random: whether it rounds at random.
+            elementwise: whether it runs in place: each element by itself, whole leaves reduced excepted.
 
         Raises:
             UnsupportedTargetError: naming what the target lacks.
         """
-        if random and self.backend != "cpu":
-            raise UnsupportedTargetError(f"target '{self.name}' cannot round at random, nor keep 8-bit state: CPUs can")
         for dtype in dtypes:
             if dtype not in self.dtypes:
                 raise UnsupportedTargetError(
@@ -78,16 +65,6 @@ class Target:
             raise UnsupportedTargetError(
                 f"target '{self.name}' cannot run rules that reduce leaves (norms, means): IREE does not compile "
                 "them to bytecode. Compile for cpu:x86-64-v2, cpu:x86-64-v3, cpu:aarch64..., all in one bundle"
-            )
-        if over_tree and self.style.vector is None:
-            raise UnsupportedTargetError(
-                f"target '{self.name}' cannot run rules that reduce the whole tree (global norms, skipped updates): "
-                "its modules take leaf by leaf, and would reduce each for itself. Compile for cpu"
-            )
-        if self.backend == "vulkan" and reduces:
-            raise UnsupportedTargetError(
-                f"target '{self.name}' cannot run rules that reduce whole leaves (norms, means): Mesa's software "
-                "driver leaves a loop after 65,535 rounds and says nothing, so sums of large leaves would be wrong"
             )
 
 
@@ -135,14 +112,25 @@ def _any_cpu(name: str, variants: tuple[str, ...], flags: tuple[str, ...] = (), 
 def _vulkan(name: str, chip: str, note: str = "") -> Target:
     flags = ("--iree-hal-target-device=vulkan", *((f"--iree-vulkan-target={chip}",) if chip else ()), *_COMMON)
     # f64 is missing on most devices; the compiler cannot lower its storage either.
-    style = Style(accumulator="f32", pairs=True, halves=True)
-    return Target(name, "vulkan", flags, dtypes=("f16", "bf16", "f32"), style=style, note=note)
+    style = Style(pairs=True, halves=True)
+    return Target(name, "vulkan", flags, dtypes=("f16", "bf16", "f32", *CODES), style=style, note=note)
 
 
 def _cuda(name: str, chip: str, note: str = "") -> Target:
     flags = ("--iree-hal-target-device=cuda", f"--iree-cuda-target={chip}", *_COMMON)
-    # A single f64 reduction does not compile ("failed to distribute").
-    return Target(name, "cuda", flags, style=Style(accumulator="f32"), note=note)
+    return Target(name, "cuda", flags, dtypes=(*FLOATS, *CODES), note=note)
+
+
+def _rocm(chip: str, note: str) -> Target:
+    flags = ("--iree-hal-target-device=hip", f"--iree-rocm-target={chip}", *_COMMON)
+    return Target(f"rocm:{chip}", "rocm", flags, dtypes=(*FLOATS, *CODES), note=note)
+
+
+def _metal(note: str) -> Target:
+    # Apple's GPUs have no f64 at all.
+    style = Style(pairs=True, halves=True)
+    return Target("metal", "metal", ("--iree-hal-target-device=metal", *_COMMON), dtypes=("f16", "bf16", "f32", *CODES),
+                  style=style, note=note)  # fmt: skip
 
 
 _AARCH64 = ("asimd",)
@@ -195,6 +183,14 @@ _TARGETS: tuple[Target, ...] = (
     ),
     _cuda("cuda", "sm_80", "PTX for compute capability 8.0; newer drivers compile it forward"),
     *(_cuda(f"cuda:{chip}", chip) for chip in ("sm_60", "sm_70", "sm_75", "sm_80", "sm_86", "sm_89", "sm_120")),
+    *(
+        _rocm(chip, note)
+        for chip, note in (
+            ("gfx90a", "AMD MI200"), ("gfx942", "AMD MI300"), ("gfx950", "AMD MI350"), ("gfx1100", "Radeon RX 7900"),
+            ("gfx1101", "Radeon RX 7800"), ("gfx1151", "Radeon 8060S"), ("gfx1201", "Radeon RX 9070"),
+        )
+    ),
+    _metal("Apple GPUs; compiled to Metal's language"),
 )  # fmt: skip
 
 TARGETS: dict[str, Target] = {target.name: target for target in _TARGETS}

@@ -46,6 +46,7 @@ class Target:
         Args:
             dtypes: element types of the operands.
             elementwise: whether it runs in place: each element by itself, whole leaves reduced excepted.
+            reduces: whether it reduces leaves, or the tree.
 
         Raises:
             UnsupportedTargetError: naming what the target lacks.

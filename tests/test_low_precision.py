@@ -14,11 +14,11 @@ from typer.testing import CliRunner
 import optgen as og
 from optgen.artifact import read_bundle
 from optgen.cli.app import app
-from optgen.cli.arrays import read_arrays, write_arrays
 from optgen.dtypes import CODES, code_values, from_float64, to_float64
 from optgen.errors import HyperparameterError, LeafError, LoweringError
 from optgen.lower.codes import random_words
 from optgen.runtime import rows
+from optgen.runtime.files import read_arrays, write_arrays
 from optgen.runtime.verify import verify_bundle
 
 BF16 = ml_dtypes.bfloat16

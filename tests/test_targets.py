@@ -27,7 +27,7 @@ def test_every_target_compiles(name: str) -> None:
     """The whole list, for one rule and dtype: a name that is listed works."""
     module, copies = compile_kernel(adamw(), get_target(name))
     assert copies == 0
-    assert 5_000 < len(module) < 30_000
+    assert 5_000 < len(module) < (40_960 if name == "cpu:any" else 30_000)
 
 
 def test_names() -> None:

@@ -54,7 +54,7 @@ class ModuleInfo:
         file: its path in the bundle.
         in_place: whether the compiler kept the update in place; proven on its stream IR, which then holds no copy.
         copies: copies of leaves that the stream IR holds; 0 where in place.
-        arch: for CPUs, the architecture.
+        arch: for CPUs, the architecture, or ``any``.
         features: for CPUs, the extensions without which it must not run.
         abi: how it is called: ``list`` with lists of leaves, ``leaves`` with what kernels must know of them besides,
             ``stages`` with one view for each operand and a table, ``rows`` likewise in format 1.

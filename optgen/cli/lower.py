@@ -97,7 +97,7 @@ def lower_command(
 def _emit(kernel: Kernel, stage: Stage, target: Target) -> str:
     from optgen.compiler.build import flags_for
     from optgen.compiler.driver import compile_mlir, dump_assembly
-    from optgen.errors import LoweringError
+    from optgen.errors import LoweringError, UnsupportedTargetError
 
     if stage is Stage.stablehlo:
         return kernel.stablehlo
@@ -109,6 +109,10 @@ def _emit(kernel: Kernel, stage: Stage, target: Target) -> str:
     mlir = kernel.mlir(target.style)
     if stage is Stage.kernel:
         return mlir
+    if target.guarded:
+        raise UnsupportedTargetError(
+            f"target '{target.name}' has no {stage.value} of its own: show that of one processor, as cpu:x86-64-v3"
+        )
     flags = flags_for(kernel, target)
     if stage is Stage.stream:
         return compile_mlir(mlir, [*flags, "--compile-to=stream"]).decode()

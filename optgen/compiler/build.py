@@ -20,8 +20,9 @@ from optgen.artifact import (
     ProbeCase,
     ReductionInfo,
 )
-from optgen.compiler.driver import compile_and_watch, compiler_version
+from optgen.compiler.driver import compiler_version
 from optgen.compiler.probes import make_probes
+from optgen.compiler.variants import compile_for
 from optgen.dsl.trace import import_jax
 from optgen.dsl.variant import Dtypes, KernelSpec, Variant
 from optgen.errors import HyperparameterError, UnsupportedTargetError
@@ -163,10 +164,11 @@ def _build_kernel(
     spec = kernel.spec
     name = prefix + spec.dtypes.name + ("" if kernel.shape is None else "-" + "x".join(map(str, kernel.shape or (1,))))
     used = tuple(dict.fromkeys(o.dtype for o in spec.operands))
+    reduces = kernel.plan is not None and bool(kernel.plan.reductions)
     modules = []
     for target in targets:
         try:
-            target.check(used, elementwise=kernel.in_place)
+            target.check(used, elementwise=kernel.in_place, reduces=reduces)
         except UnsupportedTargetError:
             if skip_unsupported:
                 continue
@@ -240,7 +242,7 @@ def flags_for(kernel: Kernel, target: Target) -> tuple[str, ...]:
 
 def compile_kernel(kernel: Kernel, target: Target, *, use_cache: bool = True) -> tuple[bytes, int]:
     """One module, and the number of copies of leaves that the compiler put into it (0 proves it in place)."""
-    module, stream = compile_and_watch(kernel.mlir(target.style), flags_for(kernel, target), use_cache=use_cache)
+    module, stream = compile_for(kernel.mlir(target.style), target, flags_for(kernel, target), use_cache=use_cache)
     return module, count_copies(stream)
 
 

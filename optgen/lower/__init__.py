@@ -15,6 +15,7 @@ from optgen.lower.emit import emit_in_place, emit_out_of_place
 from optgen.lower.graph import CrossElementError as CrossElementError
 from optgen.lower.graph import Graph as Graph
 from optgen.lower.graph import graph_of as graph_of
+from optgen.lower.plain import emit_plain
 from optgen.lower.plan import Plan as Plan
 from optgen.lower.plan import plan_of as plan_of
 from optgen.lower.style import Style as Style
@@ -62,6 +63,16 @@ class Kernel:
             assert self.shape is not None
             return emit_out_of_place(self.spec, self.stablehlo, self.shape)
         return emit_in_place(self.spec, self.graph, self.plan, style)
+
+    def plain(self, style: Style) -> str:
+        """The module for callers without Python: one leaf as plain tensors. See :mod:`optgen.lower.plain`.
+
+        Raises:
+            LoweringError: if the rule does not run in place on one leaf alone.
+        """
+        if self.graph is None or self.plan is None:
+            raise LoweringError(f"a plain module runs in place, which this rule cannot: {self.reason}")
+        return emit_plain(self.spec, self.graph, self.plan, style)
 
 
 def lower(spec: KernelSpec, shapes: Sequence[tuple[int, ...]] | None = None) -> tuple[Kernel, ...]:

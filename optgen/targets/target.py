@@ -20,10 +20,12 @@ class Target:
         name: ``cpu``, ``cpu:x86-64-v3``, ``vulkan:adreno``, ``cuda:sm_89``...
         backend: ``cpu``, ``vulkan``, ``cuda``, ``rocm`` or ``metal``: the kind of device that can run the modules.
         flags: for iree-compile.
-        arch: for CPUs, the architecture in Python's spelling.
+        arch: for CPUs, the architecture in Python's spelling, or ``any``.
         features: for CPUs, the extensions that must be there, in the Linux kernel's names.
         dtypes: element types that the kernels may use.
         style: how kernels are written for it.
+        variants: for modules that hold code for several processors, their targets, the first choice first.
+        guarded: whether the module itself refuses processors that it cannot run on; see ``compiler.guard``.
         note: one line for ``optgen targets``.
     """
 
@@ -34,14 +36,17 @@ class Target:
     features: tuple[str, ...] = ()
     dtypes: tuple[str, ...] = FLOATS
     style: Style = field(default_factory=Style)
+    variants: tuple[str, ...] = ()
+    guarded: bool = False
     note: str = ""
 
-    def check(self, dtypes: Iterable[str], *, elementwise: bool = True) -> None:
+    def check(self, dtypes: Iterable[str], *, elementwise: bool = True, reduces: bool = False) -> None:
         """Refuses kernels that would not compile for the target, or would be wrong on it.
 
         Args:
             dtypes: element types of the operands.
             elementwise: whether it runs in place: each element by itself, whole leaves reduced excepted.
+            reduces: whether it reduces leaves, or the tree.
 
         Raises:
             UnsupportedTargetError: naming what the target lacks.
@@ -57,6 +62,11 @@ class Target:
                     f"target '{self.name}' cannot run this rule on {dtype} leaves: devices without 16-bit storage "
                     "need leaves padded to an even size, which only elementwise rules allow. Use f32 params"
                 )
+        if reduces and self.guarded:
+            raise UnsupportedTargetError(
+                f"target '{self.name}' cannot run rules that reduce leaves (norms, means): IREE does not compile "
+                "them to bytecode. Compile for cpu:x86-64-v2, cpu:x86-64-v3, cpu:aarch64..., all in one bundle"
+            )
 
 
 # Without these two flags f64 would silently be computed in f32, and scalars of the VM could not be f64.
@@ -85,6 +95,21 @@ def _cpu(name: str, triple: str, cpu: str, arch: str, features: tuple[str, ...] 
     )
 
 
+# Every variant is in every file, so they are kept small.
+_SMALL = (
+    "--iree-llvmcpu-debug-symbols=false",
+    "--iree-vm-bytecode-module-strip-source-map",
+    "--iree-vm-emit-polyglot-zip=false",
+)
+
+
+def _any_cpu(name: str, variants: tuple[str, ...], flags: tuple[str, ...] = (), *, note: str) -> Target:
+    # 8 at once: 16 make the file larger by a third.
+    style = Style(vector=8, halves=True)
+    return Target(name, "cpu", (*flags, *_SMALL, *_COMMON), "any", style=style, variants=variants, guarded=True,
+                  note=note)  # fmt: skip
+
+
 def _vulkan(name: str, chip: str, note: str = "") -> Target:
     flags = ("--iree-hal-target-device=vulkan", *((f"--iree-vulkan-target={chip}",) if chip else ()), *_COMMON)
     # f64 is missing on most devices; the compiler cannot lower its storage either.
@@ -110,6 +135,7 @@ def _metal(note: str) -> Target:
 
 
 _AARCH64 = ("asimd",)
+_ARMV82 = (*_AARCH64, "asimddp", "asimdhp", "atomics")
 _TARGETS: tuple[Target, ...] = (
     *(
         _cpu(f"cpu:{level}", "x86_64-linux-gnu", level, "x86_64", host.x86_requirements(level),
@@ -127,15 +153,26 @@ _TARGETS: tuple[Target, ...] = (
         for chip, features, note in (
             ("cortex-a53", _AARCH64, "Raspberry Pi 3"),
             ("cortex-a72", _AARCH64, "Raspberry Pi 4"),
-            ("cortex-a76", (*_AARCH64, "asimddp", "asimdhp"), "Raspberry Pi 5"),
-            ("neoverse-n1", (*_AARCH64, "asimddp", "asimdhp"), "Graviton 2"),
-            ("neoverse-v1", (*_AARCH64, "asimddp", "asimdhp", "sve"), "Graviton 3"),
+            ("cortex-a76", _ARMV82, "Raspberry Pi 5"),
+            ("neoverse-n1", _ARMV82, "Graviton 2"),
+            ("neoverse-v1", (*_ARMV82, "asimdfhm", "bf16", "i8mm", "sha3", "sve"), "Graviton 3"),
         )
     ),
     _cpu(
         "cpu:riscv64", "riscv64-linux-gnu", "generic-rv64", "riscv64",
         extra=("--iree-llvmcpu-target-cpu-features=+m,+a,+f,+d,+c", "--iree-llvmcpu-target-abi=lp64d"),
         halves=True, note="RV64GC",
+    ),
+    _any_cpu(
+        "cpu:vmvx", (), ("--iree-hal-target-device=local", "--iree-hal-local-target-device-backends=vmvx"),
+        note="bytecode for every processor that the runtime runs on; slow",
+    ),
+    _any_cpu(
+        "cpu:any",
+        ("cpu:x86-64-v4", "cpu:x86-64-v3", "cpu:x86-64-v2", "cpu:aarch64", "cpu:riscv64", "cpu:vmvx"),
+        # Where it links several kernels into one executable, IREE leaves out the bytecode.
+        ("--iree-hal-link-executables=false",),
+        note="all of x86-64-v2 to v4, aarch64, riscv64 and vmvx in one module, which chooses",
     ),
     _vulkan("vulkan", "", "any Vulkan 1.1 device"),
     *(
@@ -167,7 +204,10 @@ PREBUILT_TARGETS = (
 
 def host_target() -> Target:
     """The target ``cpu``: this machine's processor with all its extensions. Its modules may run nowhere else."""
-    prefixes = ("sse", "ssse", "avx", "fma", "f16c", "bmi", "abm", "movbe", "popcnt", "cx16", "amx", "asimd", "sve")
+    prefixes = (
+        "sse", "ssse", "avx", "fma", "f16c", "bmi", "abm", "movbe", "popcnt", "cx16", "gfni", "amx",
+        "asimd", "atomics", "bf16", "i8mm", "sha3", "sve",
+    )  # fmt: skip
     needed = tuple(sorted(f for f in host.features() if f.startswith(prefixes)))
     return _cpu("cpu", "", "host", host.architecture(), needed, note="this machine's processor, and no other")
 

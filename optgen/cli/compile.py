@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +17,13 @@ if TYPE_CHECKING:
 
     from optgen.compiler.build import Progress
     from optgen.runtime import Optimizer
+
+
+class Emit(StrEnum):
+    """What a rule is compiled to."""
+
+    bundle = "bundle"
+    wasm = "wasm"
 
 
 def compile_command(
@@ -62,9 +70,21 @@ def compile_command(
     fixed_layout: Annotated[
         bool, typer.Option("--fixed-layout", help="Refuse trees of another layout than --like.")
     ] = False,
+    emit: Annotated[
+        Emit, typer.Option(help="bundle: for optgen's runtime. wasm: an npm package that needs no runtime.")
+    ] = Emit.bundle,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither use nor fill the cache of modules.")] = False,
 ) -> None:
-    """Compile an update rule into a bundle."""
+    """Compile an update rule into a bundle, or into code that needs no runtime."""
+    if emit is Emit.wasm:
+        from optgen.cli.emit_wasm import emit_wasm
+
+        return emit_wasm(
+            rule, output, targets=target, dtypes=dtype, grad_dtype=grad_dtype, state_dtype=state_dtype,
+            rounding=rounding, master=master, compute_dtype=compute_dtype, convention=convention,
+            settings=setting or (), bake=bake or (), per_element=per_element or (), like=like,
+            fixed_layout=fixed_layout, use_cache=not no_cache,
+        )  # fmt: skip
     from optgen.cli.arrays import read_arrays
     from optgen.compiler import compile as compile_rule
 

@@ -27,9 +27,9 @@ def write_program(program: Program) -> list[str]:
     """The body of ``function program(library, addresses, extents, numbers)``.
 
     ``addresses`` has those of tensor arguments at their places among the arguments, ``extents`` their shapes,
-    ``numbers`` the scalar arguments, one after the other. In what order and on what is the library's ``dispatch``, ``copy`` and ``fill``
-    are called is all that it says; it returns, for each result, an address or a number. That arguments have their
-    shapes is for the caller to check.
+    ``numbers`` the scalar arguments, one after the other. All it says is in what order, and on what, the library's
+    ``dispatch``, ``copy`` and ``fill`` are called; it returns an address or a number for each result. That arguments
+    have their shapes is for the caller to check.
 
     Raises:
         LoweringError: for an operation that there is none for in JavaScript.

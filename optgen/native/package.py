@@ -171,8 +171,7 @@ def make_package(
         "js/script.js.j2",
         **context, body=textwrap.indent(body, "  "), wasm=base64.b64encode(wasm).decode(), exports=exports,
     )  # fmt: skip
-    files = {
-        f"{name}.wasm": wasm,
+    texts = {
         "index.js": render("js/index.js.j2", **context),
         "index.d.ts": render("js/index.d.ts.j2", **context),
         f"{name}.script.js": script,
@@ -181,7 +180,7 @@ def make_package(
         **{f"lib/{part}": text for part, text in sources.items()},
         **{f"lib/{part[:-3]}.d.ts": _library_file(f"{part[:-3]}.d.ts") for part in parts},
     }
-    data = {file: text if isinstance(text, bytes) else text.encode() for file, text in files.items()}
+    data = {f"{name}.wasm": wasm, **{file: text.encode() for file, text in texts.items()}}
     marker = {
         "format": 1,
         "kind": kind.lower(),

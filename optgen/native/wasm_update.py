@@ -55,9 +55,13 @@ def update_package(
         raise LoweringError("accumulated grads need a kernel of their own, which packages for JavaScript do not have: "
                             "add grads up in the page, and step once")  # fmt: skip
     spec = variant.kernel(dtypes)
-    kernel = lower(spec)[0]
-    if kernel.graph is None or kernel.plan is None:
-        raise LoweringError(f"rule '{rule.name}' does not run in place: {kernel.reason}")
+    try:
+        kernel = lower(spec)[0]
+    except LoweringError as error:
+        what = str(error).partition(". Give the leaves' shapes")[0]
+        raise LoweringError(f"{what}. A function for one leaf must: compile the whole training step instead") from error
+    assert kernel.graph is not None
+    assert kernel.plan is not None
     for slot in variant.slots:
         if slot.init not in (0, "param") and SIZES[dtypes.slot(slot.name)] < 4:
             raise LoweringError(f"state '{slot.name}' begins with {slot.init}, which is written as f32 or f64 alone: "
@@ -120,7 +124,8 @@ def _field(hyper: Hyper) -> Field:
     allowed = "" if hyper.signed and hyper.kind == "scalar" else (_CLOSED if hyper.closed else _RANGES)[hyper.kind]
     default = "" if hyper.default is None else f"default {hyper.default:g}"
     doc = ", ".join(part for part in (allowed, default) if part)
-    return Field.of(hyper.name, "number", doc[:1].upper() + doc[1:] + "." if doc else "", optional=hyper.default is not None)
+    doc = f"{doc[:1].upper()}{doc[1:]}." if doc else ""
+    return Field.of(hyper.name, "number", doc, optional=hyper.default is not None)
 
 
 def _example(spec: KernelSpec, hypers: tuple[Hyper, ...]) -> dict[str, Any]:

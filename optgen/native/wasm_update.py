@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 from optgen.dsl.variant import Dtypes, KernelSpec, Variant
 from optgen.dtypes import SIZES
@@ -90,7 +89,7 @@ def update_package(
         check_name(name or variant.name), library, target, kind="Update", about="rule", signature=signature,
         title=f"{variant.name}: {_first_line(rule.doc)}", interfaces=_interfaces(spec, hypers),
         readme={"operands": spec.operands, "hypers": hypers, "doc": rule.doc, "source": rule.source,
-                "arrays": ARRAYS, "example": _example(spec, hypers)},
+                "arrays": ARRAYS, "example": _example(hypers)},
     )  # fmt: skip
 
 
@@ -128,11 +127,11 @@ def _field(hyper: Hyper) -> Field:
     return Field.of(hyper.name, "number", doc, optional=hyper.default is not None)
 
 
-def _example(spec: KernelSpec, hypers: tuple[Hyper, ...]) -> dict[str, Any]:
+def _example(hypers: tuple[Hyper, ...]) -> dict[str, str]:
     """What the README's lines need."""
     needed = [h for h in hypers if h.default is None or h.name == "lr"]
     values = {h.name: "1" if h.kind == "step" else "1e-3" if h.name == "lr" else "0.5" for h in needed}
     return {
-        "step": ", ".join(f"{n}: {v}" for n, v in values.items() if n != "step"),
-        "update": ", ".join(f"{n}: {v}" for n, v in values.items()),
+        "numbers": ", ".join(f"{n}: {v}" for n, v in values.items() if n != "step"),
+        "all_numbers": ", ".join(f"{n}: {v}" for n, v in values.items()),
     }

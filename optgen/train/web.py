@@ -16,10 +16,12 @@ from optgen.train.digits import load_data
 #: How many images the compiled network looks at in one call.
 IMAGES = 60
 TARGET = "wasm"
-# With a slower average of squares, what is new to a network that makes no mistakes any more would be learnt by leaps: its
-# grads are thousands of times as large as those before.
+# With a slower average of squares, a network that makes no mistakes any more would learn what is new to it by leaps:
+# its grads are thousands of times as large as those before.
 _HYPERS = {"beta1": 0.9, "beta2": 0.95, "eps": 1e-8, "weight_decay": 0.01}
 _NAMES = tuple(f"layer{i}.{leaf}" for i in range(len(recipe.LAYERS) - 1) for leaf in ("w", "b"))
+#: The names of params and moments, which the step takes first and returns first.
+STATE = tuple(f"{tree}.{leaf}" for tree in ("params", "m", "v") for leaf in _NAMES)
 _DATA = """\
 // Written by `python -m optgen.train.web`. Handwritten digits, 8 x 8 pixels of 0 to 16 (a to q), one on each line: its
 // class, then its rows. {count} to train with come first, then those to test with, as optgen's demo splits them.
@@ -39,13 +41,12 @@ def make_files(*, use_cache: bool = True) -> dict[str, str]:
     from optgen.native import get_native_target, step_package
 
     target = get_native_target(TARGET)
-    state = [f"{tree}.{leaf}" for tree in ("params", "m", "v") for leaf in _NAMES]
     train = step_package(
-        _lowered_step(), target, name="train", arguments=[*state, "x", "y", "lr", "step"], results=[*state, "loss"],
+        lowered_step(), target, name="train", arguments=[*STATE, "x", "y", "lr", "step"], results=[*STATE, "loss"],
         title="a training step of an MLP with AdamW", use_cache=use_cache,
     )  # fmt: skip
     predict = step_package(
-        _lowered_predict(), target, name="predict", arguments=[*state[: len(_NAMES)], "x"], results=["logits"],
+        _lowered_predict(), target, name="predict", arguments=[*STATE[: len(_NAMES)], "x"], results=["logits"],
         title="the logits of an MLP", use_cache=use_cache,
     )  # fmt: skip
     return {"train.js": train.script, "predict.js": predict.script, "data.js": _data()}
@@ -66,10 +67,16 @@ def _shapes() -> list[Any]:
     ]
 
 
-def _lowered_step() -> str:
-    """The step as StableHLO: loss and grads, then optgen's AdamW on every leaf."""
+def train_step(*arguments: Any) -> list[Any]:
+    """Loss and grads, then optgen's AdamW on every leaf.
+
+    Args:
+        arguments: what :data:`STATE` names, images, their classes, the learning rate, the number of the step.
+
+    Returns:
+        What :data:`STATE` names, and the loss.
+    """
     import jax
-    import jax.numpy as jnp
 
     from optgen.dsl.decay import Decay
     from optgen.rules import get_rule
@@ -78,23 +85,23 @@ def _lowered_step() -> str:
     rule, count = get_rule("adamw"), len(_NAMES)
     decays = {h.name for h in rule.hypers if h.kind == "decay"}
     hypers = {n: Decay(b, 1 - b, math.log(b)) if n in decays else b for n, b in _HYPERS.items()}
+    params, m, v = (arguments[i * count : (i + 1) * count] for i in range(3))
+    x, y, lr, number = arguments[3 * count :]
+    loss, grads = loss_and_grad(_trees(params), x, y)
+    # The old params must have been read when the new ones take their place: aliasing is not checked.
+    loss, grads = jax.lax.optimization_barrier((loss, [grads[n][k] for n, k in (s.split(".") for s in _NAMES)]))
+    new = [rule(w, g, a, b, lr=lr, step=number, **hypers) for w, g, a, b in zip(params, grads, m, v, strict=True)]
+    return [each[i] for i in range(3) for each in new] + [loss]
 
-    def step(*arguments: Any) -> Any:
-        params, m, v = (arguments[i * count : (i + 1) * count] for i in range(3))
-        x, y, lr, number = arguments[3 * count :]
-        loss, grads = loss_and_grad(_trees(params), x, y)
-        # The old params must have been read when the new ones take their place: aliasing is not checked.
-        loss, grads = jax.lax.optimization_barrier((loss, [grads[n][k] for n, k in (s.split(".") for s in _NAMES)]))
-        new = [
-            rule(w, g, a, b, lr=lr, step=number, **hypers)
-            for w, g, a, b in zip(params, grads, m, v, strict=True)
-        ]
-        return [each[i] for i in range(3) for each in new] + [loss]
+
+def lowered_step() -> str:
+    """:func:`train_step` as StableHLO, its state donated."""
+    import jax
 
     images = jax.ShapeDtypeStruct((recipe.BATCH, recipe.LAYERS[0]), "float32")
     classes, number = jax.ShapeDtypeStruct((recipe.BATCH,), "int32"), jax.ShapeDtypeStruct((), "float32")
-    jitted = jax.jit(step, donate_argnums=tuple(range(3 * count)), keep_unused=True)
-    text: str = jitted.lower(*_shapes() * 3, images, classes, number, jnp.float32(1)).as_text()
+    jitted = jax.jit(train_step, donate_argnums=tuple(range(len(STATE))), keep_unused=True)
+    text: str = jitted.lower(*_shapes() * 3, images, classes, number, number).as_text()
     return text
 
 

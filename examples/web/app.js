@@ -127,7 +127,7 @@ async function main() {
         const says = document.createElement("b");
         says.textContent = digit.answer;
         const text = document.createElement("span");
-        text.append("says ", says, `, is ${digit.label}`);
+        text.append(says, `, is ${digit.label}`);
         item.append(button, text);
         return item;
       }),

@@ -5,11 +5,15 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from optgen._version import __version__
+from optgen.compiler.driver import compiler_version
 from optgen.train import recipe
 from optgen.train.digits import load_data
 
@@ -37,7 +41,7 @@ const DIGITS = `
 
 
 def make_files(*, use_cache: bool = True) -> dict[str, str]:
-    """The generated files by name: ``train.js``, ``predict.js``, ``data.js``."""
+    """The generated files by name: ``train.js``, ``predict.js``, ``data.js``, each a script of its own."""
     from optgen.native import get_native_target, step_package
 
     target = get_native_target(TARGET)
@@ -132,6 +136,8 @@ def main(folder: str | Path) -> None:
     for name, text in make_files().items():
         (Path(folder) / name).write_text(text, encoding="utf-8")
         print(f"{name} {len(text.encode())} bytes")
+    versions = {"optgen": __version__, "iree-base-compiler": compiler_version(), "jax": version("jax")}
+    (Path(folder) / "versions.json").write_text(json.dumps(versions, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -242,6 +242,42 @@ def test_memory_grows_and_is_used_again(node: Node, package: MakePackage) -> Non
     assert value == [1, 10, "'w' is a view of memory that i", True, True, 1, 0]
 
 
+@pytest.mark.parametrize("rule", ["adamw", "lamb"])
+def test_threads(node: Node, package: MakePackage, rng: np.random.Generator, rule: str) -> None:
+    """The same bits as one thread's, in many rounds of different sizes that follow each other at once."""
+    folder = package(rule, "wasm:threads")
+    tensors = {n: np.abs(rng.standard_normal(300_001)).astype(np.float32) for n in "wgmv"}
+    hypers = {"lr": 0.01, "step": 3}
+    expected, _ = node.update(package(rule), tensors, hypers)
+    for _ in range(3):
+        found, _ = node.update(folder, tensors, hypers)
+        assert all(np.array_equal(found[n], expected[n]) for n in tensors)
+    body = """
+    const other = await package_.load(undefined, { threads: 3 });
+    const [one, many] = [await package_.load(undefined, { threads: 1 }), other].map((update) =>
+      Object.fromEntries(update.rule.operands.map((o) => [o.name, [update, update.tensor(400000)]])));
+    let random = 1;
+    for (let i = 0; i < 300; i++) {
+      random = (random * 48271) % 2147483647;
+      const length = random % (i % 3 ? 400000 : 70000);
+      for (const each of [one, many]) {
+        const [[update]] = Object.values(each);
+        const arrays = Object.fromEntries(Object.entries(each).map(([n, [, t]]) => [n, t.view.subarray(0, length)]));
+        arrays.g.fill(1 / (1 + i));
+        update.update(arrays, { lr: 0.01, step: 1 + i });
+      }
+    }
+    const same = ["w", "m", "v"].every((n) => one[n][1].view.every((x, i) => x === many[n][1].view[i]));
+    other.close();
+    other.update(Object.fromEntries(Object.entries(many).map(([n, [, t]]) => [n, t])), { lr: 1, step: 1 });
+    return same && one.w[1].view[0] !== 0;
+    """
+    assert node.js(folder, body) == {"value": True}
+    wrong = node.js(folder, "return package_.load(undefined, { threads: 0 })")
+    assert "'threads' must be a whole number of at least 1 (got 0)" in wrong["message"]
+    assert not (folder / "adamw.script.js").exists()
+
+
 def test_another_packages_wasm_is_refused(node: Node, package: MakePackage) -> None:
     bodies = {
         f"return package_.load(new URL('file://{package('sgd')}/sgd.wasm'))": "is another's",
@@ -296,6 +332,7 @@ def test_types(package: MakePackage, tmp_path: Path) -> None:
     if tsc is None:
         pytest.skip("no TypeScript compiler is here")
     shutil.copytree(package("adamw"), tmp_path / "adamw")
+    shutil.copytree(package("adamw", "wasm:threads"), tmp_path / "threads")
     shutil.copy(Path(__file__).with_name("wasm_types.ts"), tmp_path)
     flags = ["--strict", "--noEmit", "--target", "es2022", "--module", "nodenext", "--lib", "es2022,dom"]
     (tmp_path / "package.json").write_text('{"type": "module"}')

@@ -101,28 +101,48 @@ def test_it_trains_and_learns_a_drawing(browser: Browser, tmp_path: Path) -> Non
     assert browser.messages == []
 
 
-def test_a_package_is_a_module_in_a_browser(browser: Browser, tmp_path: Path) -> None:
+@pytest.mark.parametrize("isolated", [False, True])
+def test_packages_are_modules_in_a_browser(browser: Browser, tmp_path: Path, isolated: bool) -> None:
+    """With threads too, where the page is cross-origin isolated; where not, they say what is missing."""
     variant = Variant.of(get_rule("adamw"))
-    update_package(variant, variant.dtypes("f32"), get_native_target("wasm")).write(tmp_path / "adamw")
+    for name in ("wasm", "wasm:threads"):
+        package = update_package(variant, variant.dtypes("f32"), get_native_target(name))
+        package.write(tmp_path / name.replace(":", "-"))
     (tmp_path / "index.html").write_text('<!doctype html><link rel="icon" href="data:,">')
 
-    class Quiet(http.server.SimpleHTTPRequestHandler):
+    class Handler(http.server.SimpleHTTPRequestHandler):
         def log_message(self, format: str, *args: object) -> None:
             pass
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(tmp_path))) as server:
+        def end_headers(self) -> None:
+            if isolated:
+                self.send_header("Cross-Origin-Opener-Policy", "same-origin")
+                self.send_header("Cross-Origin-Embedder-Policy", "require-corp")
+            super().end_headers()
+
+    handler = functools.partial(Handler, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
             browser.open(f"http://127.0.0.1:{server.server_port}/index.html")
             browser.wait("document.readyState === 'complete' && location.protocol === 'http:'")
             script = """(async () => {
-              const { load } = await import("./adamw/index.js");
-              const optimizer = (await load()).optimizer({ w: Float32Array.of(1, 2) });
-              optimizer.step({ w: Float32Array.of(0.5, -0.5) }, { lr: 0.5, weight_decay: 0 });
-              return [...optimizer.params.w];
-            })()"""
-            assert browser.run(script) == [pytest.approx(0.5, abs=1e-6), pytest.approx(2.5, abs=1e-6)]
+              const { load } = await import("./FOLDER/index.js");
+              const update = await load(undefined, { threads: 2 });
+              const optimizer = update.optimizer({ w: new Float32Array(200001).fill(2) });
+              optimizer.grads.w.fill(-0.5);
+              for (let i = 0; i < 20; i++) optimizer.step(optimizer.grads, { lr: 0.125, weight_decay: 0 });
+              update.close();
+              const { w } = optimizer.params;
+              return [w[0], w.every((x) => x === w[0])];
+            })().catch((error) => error.message)"""
+            assert browser.run(script.replace("FOLDER", "wasm")) == [pytest.approx(4.5, abs=1e-5), True]
+            threaded = browser.run(script.replace("FOLDER", "wasm-threads"))
+            if isolated:
+                assert threaded == [pytest.approx(4.5, abs=1e-5), True]
+            else:
+                assert threaded.startswith("threads need a page that is cross-origin isolated")
         finally:
             server.shutdown()
             thread.join()

@@ -1,7 +1,9 @@
 // What TypeScript must take and refuse, checked by test_native_wasm.py where there is a compiler.
 import { ArrayError, load, rule } from "./adamw/index.js";
+import { load as loadThreads } from "./threads/index.js";
 
 const update = await load();
+(await loadThreads(undefined, { threads: 2 })).close();
 const optimizer = update.optimizer({ w: new Float32Array(3), b: new Float32Array(3) });
 optimizer.step(optimizer.grads, { lr: 1 });
 const params: Float32Array = optimizer.params.w;
@@ -24,3 +26,5 @@ update.update({ w: tensor, g: tensor, m: tensor }, { lr: 1, step: 1 });
 update.optimizer({ w: new Float64Array(3) });
 // @ts-expect-error: no such leaf
 optimizer.params.nothing;
+// @ts-expect-error: no threads
+load(undefined, { threads: 2 });

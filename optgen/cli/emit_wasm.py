@@ -51,7 +51,9 @@ def emit_wasm(
         raise typer.BadParameter("must be one: a package has one kernel", param_hint="--dtype")
     target = get_native_target(targets[0] if targets else "wasm")
     if not target.name.startswith("wasm"):
-        raise UnsupportedTargetError(f"--emit wasm is for targets wasm and wasm:scalar (got {target.name})")
+        raise UnsupportedTargetError(
+            f"--emit wasm is for targets wasm, wasm:scalar and wasm:threads (got {target.name})"
+        )
     found = find_rule(rule, convention)
     given = parse_settings(settings)
     baked = parse_bake(bake, given)

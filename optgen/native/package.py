@@ -50,7 +50,7 @@ class Package:
 
     @property
     def script(self) -> str:
-        """The whole of it as a classic script, for pages that are opened from a folder."""
+        """The whole of it as a classic script, for pages that are opened from a folder; not with threads."""
         return self.files[f"{self.name}.script.js"].decode()
 
     def write(self, path: str | os.PathLike[str]) -> Path:
@@ -140,7 +140,8 @@ def make_package(
         CompileError: if the library cannot be linked.
     """
     program = library.program
-    wasm = link_wasm(library.object, program.query)
+    threads = "+atomics" in target.features
+    wasm = link_wasm(library.object, program.query, threads=threads)
     described = {
         "query": program.query,
         "exports": [{"name": e.name, "constants": e.constants, "bindings": e.bindings} for e in program.exports],
@@ -157,6 +158,7 @@ def make_package(
         "version": __version__,
         "target": target.name,
         "about": about,
+        "threads": threads,
         "size": len(wasm),
         "library": script_literal(described),
         "signature": script_literal(signature),
@@ -165,21 +167,25 @@ def make_package(
         "interfaces": interfaces,
     }
     parts = ["memory.js", "library.js", f"{kind.lower()}.js"]
+    threaded = ["threads.js", "worker.js", "threads.d.ts"] if threads else []
     sources = {part: _library_file(part) for part in parts}
     body = "\n".join(_plain(text) for text in (*sources.values(), render("js/program.js.j2", **context)))
     exports = (*_ERRORS, "Tensor", kind, *(("Optimizer",) if kind == "Update" else ()))
-    script = render(
-        "js/script.js.j2",
-        **context, body=textwrap.indent(body, "  "), wasm=base64.b64encode(wasm).decode(), exports=exports,
-    )  # fmt: skip
+    script = {}
+    if not threads:  # a page that is opened from a folder may not share memory
+        script[f"{name}.script.js"] = render(
+            "js/script.js.j2",
+            **context, body=textwrap.indent(body, "  "), wasm=base64.b64encode(wasm).decode(), exports=exports,
+        )  # fmt: skip
     texts = {
         "index.js": render("js/index.js.j2", **context),
         "index.d.ts": render("js/index.d.ts.j2", **context),
-        f"{name}.script.js": script,
+        **script,
         "README.md": render(f"js/{kind.lower()}.md.j2", **context, **readme),
-        "package.json": _package_json(name, title),
+        "package.json": _package_json(name, title, threads),
         **{f"lib/{part}": text for part, text in sources.items()},
         **{f"lib/{part[:-3]}.d.ts": _library_file(f"{part[:-3]}.d.ts") for part in parts},
+        **{f"lib/{part}": _library_file(part) for part in threaded},
     }
     data = {f"{name}.wasm": wasm, **{file: text.encode() for file, text in texts.items()}}
     marker = {
@@ -225,32 +231,27 @@ def _plain(text: str) -> str:
     return "\n".join(line.removeprefix("export ") for line in lines)
 
 
-def _package_json(name: str, title: str) -> str:
+def _package_json(name: str, title: str, threads: bool) -> str:
     script = f"./{name}.script.js"
-    return (
-        json.dumps(
-            {
-                "name": f"optgen-{name}",
-                "version": __version__,
-                "description": title,
-                "license": _LICENSE,
-                "type": "module",
-                "main": "./index.js",
-                "types": "./index.d.ts",
-                "exports": {
-                    ".": {"types": "./index.d.ts", "default": "./index.js"},
-                    f"./{name}.wasm": f"./{name}.wasm",
-                    "./script": script,
-                    "./package.json": "./package.json",
-                },
-                "unpkg": script,
-                "jsdelivr": script,
-                "files": [f"{name}.wasm", f"{name}.script.js", "index.js", "index.d.ts", "lib", MARKER],
-                "sideEffects": [script],
-                "engines": {"node": ">=18"},
-                "keywords": ["optimizer", "training", "wasm", "webassembly", "optgen"],
-            },
-            indent=2,
-        )
-        + "\n"
-    )
+    described: dict[str, Any] = {
+        "name": f"optgen-{name}",
+        "version": __version__,
+        "description": title,
+        "license": _LICENSE,
+        "type": "module",
+        "main": "./index.js",
+        "types": "./index.d.ts",
+        "exports": {
+            ".": {"types": "./index.d.ts", "default": "./index.js"},
+            f"./{name}.wasm": f"./{name}.wasm",
+            "./package.json": "./package.json",
+        },
+        "files": [f"{name}.wasm", "index.js", "index.d.ts", "lib", MARKER],
+        "sideEffects": ["./lib/worker.js"] if threads else [script],
+        "engines": {"node": ">=18"},
+        "keywords": ["optimizer", "training", "wasm", "webassembly", "optgen"],
+    }
+    if not threads:
+        described["exports"]["./script"] = described["unpkg"] = described["jsdelivr"] = script
+        described["files"].append(f"{name}.script.js")
+    return json.dumps(described, indent=2) + "\n"

@@ -12,10 +12,17 @@ from optgen.errors import CompileError, CompilerNotFoundError
 
 #: What a kernel may use of the stack, in bytes: twice what the compiler allows itself.
 STACK = 65536
+#: What modules with threads begin with and may have at most, in bytes: shared memory must say so.
+INITIAL_MEMORY, MOST_MEMORY = 1 << 20, 1 << 30
 
 _FLAGS = (
-    "-flavor", "wasm", "--no-entry", "--export-memory", "--export-table", "--growable-table", "--export=__heap_base",
+    "-flavor", "wasm", "--no-entry", "--export-table", "--growable-table", "--export=__heap_base",
     "--gc-sections", "--strip-all", "--stack-first", "-z", f"stack-size={STACK}",
+)  # fmt: skip
+# Each thread is an instance of its own on one memory: it has its own stack, and says where.
+_SHARED = (
+    "--shared-memory", "--import-memory", "--export=__stack_pointer", f"--initial-memory={INITIAL_MEMORY}",
+    f"--max-memory={MOST_MEMORY}",
 )  # fmt: skip
 
 
@@ -35,8 +42,8 @@ def linker() -> str:
     raise CompilerNotFoundError("iree-base-compiler is installed without its linker, iree-lld: reinstall it")
 
 
-def link_wasm(code: bytes, query: str) -> bytes:
-    """Links an object file to a module that imports nothing.
+def link_wasm(code: bytes, query: str, *, threads: bool = False) -> bytes:
+    """Links an object file to a module that imports nothing, or with ``threads`` its memory alone.
 
     It exports its memory, the table of its functions, where the heap begins, and the library's query function. The
     stack lies below everything else, so that to overflow it is a trap.
@@ -44,6 +51,7 @@ def link_wasm(code: bytes, query: str) -> bytes:
     Args:
         code: the object file.
         query: the symbol that the library is asked for by.
+        threads: whether instances share memory; the object's target must have ``+atomics`` then.
 
     Returns:
         The .wasm; equal objects give equal bytes.
@@ -55,7 +63,8 @@ def link_wasm(code: bytes, query: str) -> bytes:
     with tempfile.TemporaryDirectory(prefix="optgen-") as name:
         folder = Path(name)
         (folder / "library.o").write_bytes(code)
-        command = [linker(), *_FLAGS, f"--export={query}", "library.o", "-o", "library.wasm"]
+        memory = _SHARED if threads else ("--export-memory",)
+        command = [linker(), *_FLAGS, *memory, f"--export={query}", "library.o", "-o", "library.wasm"]
         result = subprocess.run(command, cwd=folder, capture_output=True, text=True)
         if result.returncode != 0:
             lines = [line for line in result.stderr.splitlines() if "error:" in line]

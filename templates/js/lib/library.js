@@ -83,7 +83,8 @@ export class Library {
         );
       }
       const pages = this.data.getUint16(at + 8, true);
-      return { name: wanted.name, run: table.get(word(functions + 4 * i)), local: pages * LOCAL_MEMORY_PAGE };
+      const pointer = word(functions + 4 * i);
+      return { name: wanted.name, pointer, run: table.get(pointer), local: pages * LOCAL_MEMORY_PAGE };
     });
   }
 
@@ -116,6 +117,7 @@ export class Library {
     data.setUint32(state + 32, this.lengths, true);
     data.setUint32(group + 16, this.local, true);
     data.setUint32(group + 20, this.localBytes, true);
+    if (this.pool?.run(kernel, x, y, z)) return;
     for (let k = 0; k < z; k++) {
       data.setUint16(group + 8, k, true);
       for (let j = 0; j < y; j++) {
@@ -127,6 +129,11 @@ export class Library {
         }
       }
     }
+  }
+
+  /** Ends its threads, if it has any. */
+  close() {
+    this.pool?.close();
   }
 
   /** Moves bytes. */
@@ -142,17 +149,22 @@ export class Library {
 }
 
 /** Compiles and instantiates what `source` is: bytes, a module, a response, or where to get them. */
-export async function instantiate(source, imports = {}) {
+export async function instantiate(source) {
+  return WebAssembly.instantiate(await compile(source), {});
+}
+
+/** The WebAssembly.Module of a source. */
+export async function compile(source) {
   source = await source;
   if (typeof source === "string") source = new URL(source, globalThis.location?.href);
   if (source instanceof URL) source = await fetched(source);
-  if (source instanceof WebAssembly.Module) return WebAssembly.instantiate(source, imports);
+  if (source instanceof WebAssembly.Module) return source;
   if (typeof Response !== "undefined" && source instanceof Response) {
     if (!source.ok) throw new LibraryError(`${source.url} cannot be loaded: status ${source.status}`);
     source = await source.arrayBuffer();
   }
   try {
-    return (await WebAssembly.instantiate(source, imports)).instance;
+    return await WebAssembly.compile(source);
   } catch (error) {
     throw new LibraryError(`the .wasm cannot be compiled here: ${error.message}`);
   }

@@ -36,6 +36,8 @@ export class Step<T extends Types = Types> {
   readonly arrays: Readonly<T["arrays"]>;
   /** Bytes of memory that the module holds. */
   readonly memoryBytes: number;
+  /** Ends its threads, if it has any. It works on without them. */
+  close(): void;
   /** Puts arguments into the module's memory. Throws an ArrayError, and writes nothing, where one does not fit. */
   set(values: Partial<T["values"]>): void;
   /** Runs on the arguments as they are, after `values` have been put into memory. Arguments that it writes are then new

@@ -32,6 +32,11 @@ export class Step {
     return this.#library.memory.buffer.byteLength;
   }
 
+  /** Ends its threads, if it has any. It works on without them. */
+  close() {
+    this.#library.close();
+  }
+
   /** Puts arguments into the module's memory: typed arrays, or numbers where the shape is that of one element. */
   set(values) {
     const known = this.#signature.arguments;

@@ -50,6 +50,8 @@ export class Update<T extends Types = Types> {
   readonly rule: Rule;
   /** Bytes of memory that the module holds. */
   readonly memoryBytes: number;
+  /** Ends its threads, if it has any. It works on without them. */
+  close(): void;
   /** An array of zeros in the module's memory, which `update` works on without copying. */
   tensor(length: number): Tensor<T["param"]>;
   tensor<D extends Dtype>(length: number, dtype: D): Tensor<D>;

@@ -31,6 +31,11 @@ export class Update {
     return this.#library.memory.buffer.byteLength;
   }
 
+  /** Ends its threads, if it has any. It works on without them. */
+  close() {
+    this.#library.close();
+  }
+
   /** An array of zeros in the module's memory, for `update` to work on without copying. */
   tensor(length, dtype = this.#rule.operands[0].dtype) {
     if (!Number.isInteger(length) || length < 0) throw new ArrayError(`'length' must be a whole number (got ${length})`);

@@ -166,7 +166,8 @@ def make_package(
         "helpers": used,
         "interfaces": interfaces,
     }
-    parts = ["memory.js", "library.js", f"{kind.lower()}.js"]
+    parts = ["memory.js", "library.js", *(["hypers.js"] if kind == "Update" else []), f"{kind.lower()}.js"]
+    typed = ["memory.d.ts", "library.d.ts", f"{kind.lower()}.d.ts"]
     threaded = ["threads.js", "worker.js", "threads.d.ts"] if threads else []
     sources = {part: _library_file(part) for part in parts}
     body = "\n".join(_plain(text) for text in (*sources.values(), render("js/program.js.j2", **context)))
@@ -184,8 +185,7 @@ def make_package(
         "README.md": render(f"js/{kind.lower()}.md.j2", **context, **readme),
         "package.json": _package_json(name, title, threads),
         **{f"lib/{part}": text for part, text in sources.items()},
-        **{f"lib/{part[:-3]}.d.ts": _library_file(f"{part[:-3]}.d.ts") for part in parts},
-        **{f"lib/{part}": _library_file(part) for part in threaded},
+        **{f"lib/{part}": _library_file(part) for part in (*typed, *threaded)},
     }
     data = {f"{name}.wasm": wasm, **{file: text.encode() for file, text in texts.items()}}
     marker = {

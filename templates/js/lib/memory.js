@@ -154,3 +154,12 @@ export function checkOverlap(pieces) {
 function roundUp(bytes) {
   return Math.ceil(bytes / ALIGNMENT) * ALIGNMENT;
 }
+
+/** An element of a dtype as a number; f16 and bf16 are held as their bits. */
+export function toNumber(element, dtype) {
+  if (dtype === "bf16") return new Float32Array(Uint32Array.of(element << 16).buffer)[0];
+  if (dtype !== "f16") return element;
+  const [sign, exponent, mantissa] = [element & 0x8000 ? -1 : 1, (element >> 10) & 31, element & 1023];
+  if (exponent === 31) return mantissa ? NaN : sign * Infinity;
+  return sign * (exponent ? 2 ** (exponent - 25) * (1024 + mantissa) : 2 ** -24 * mantissa);
+}

@@ -1,13 +1,6 @@
-// Optimizer updates: hyperparameters, one leaf at a time, and whole trees of leaves.
-import { ArrayError, HyperparameterError, Tensor, arrayType, checkArray, checkOverlap } from "./memory.js";
-
-// Stands for log 0: finite, so that 0 * log is 0, and so low that exp of any multiple is 0.
-const LOG_OF_ZERO = -1e4;
-const PARTS = {
-  value: (x) => x,
-  complement: (x) => 1 - x,
-  log: (x) => (x > 0 ? Math.log(x) : LOG_OF_ZERO),
-};
+// Optimizer updates: of one leaf at a time, and of whole trees.
+import { initialOf, numbersOf } from "./hypers.js";
+import { ArrayError, HyperparameterError, Tensor, arrayType, checkArray, checkOverlap, toNumber } from "./memory.js";
 
 /** A compiled update rule. `rule` is what the package says of it, `run` its host program. */
 export class Update {
@@ -58,7 +51,7 @@ export class Update {
     const length = given[0]?.length;
     operands.forEach((o, i) => checkArray(given[i], o.dtype, i ? length : undefined, o.name));
     checkOverlapOf(given, operands);
-    const numbers = this.numbers(hypers);
+    const numbers = numbersOf(this.#rule, hypers);
     const { memory } = this.#library;
     const inside = given.map((array) => array.buffer === memory.buffer);
     const addresses = given.map((array) => array.byteOffset);
@@ -85,21 +78,6 @@ export class Update {
     return new Optimizer(this, this.#library.memory, params, hypers);
   }
 
-  /** The numbers that kernels are given: those of `hypers`, checked, and defaults for the rest. */
-  numbers(hypers) {
-    const known = this.#rule.hypers;
-    for (const name of Object.keys(hypers)) {
-      if (!(name in known) && !(name in this.#rule.scalars)) {
-        const has = [...Object.keys(known), ...Object.keys(this.#rule.scalars)].join(", ") || "none";
-        throw new HyperparameterError(`'${this.#rule.name}' has no hyperparameter '${name}' (it has ${has})`);
-      }
-    }
-    return this.#rule.numbers.map(([name, part]) => {
-      if (!(name in known)) return checkNumber(name, hypers[name] ?? this.#rule.scalars[name]);
-      return PARTS[part](checkHyper(name, known[name], hypers[name] ?? known[name].default));
-    });
-  }
-
   /** The update itself, of `length` elements at each of `addresses`. */
   apply(addresses, length, numbers) {
     const extents = addresses.map(() => [length]);
@@ -121,7 +99,7 @@ export class Optimizer {
     const { rule } = update;
     const [first, ...rest] = rule.operands;
     for (const [name, array] of Object.entries(params)) checkArray(array, first.dtype, undefined, name);
-    const numbers = initial(rule, hypers);
+    const numbers = initialOf(rule, hypers);
     let count = 0;
     for (const [name, array] of Object.entries(params)) {
       this.#offsets[name] = [count, count + array.length];
@@ -158,15 +136,15 @@ export class Optimizer {
     const target = rule.operands[1].name;
     if (grads !== this.arrays[target]) {
       for (const name of Object.keys(grads)) {
-        if (!(name in this.#offsets)) throw new ArrayError(`'${name}' of the grads is no param`);
+        if (!Object.hasOwn(this.#offsets, name)) throw new ArrayError(`'${name}' of the grads is no param`);
       }
       for (const [name, [start, end]] of Object.entries(this.#offsets)) {
         checkArray(grads[name], rule.operands[1].dtype, end - start, `grads.${name}`);
       }
     }
-    if ("step" in hypers) throw new HyperparameterError("'step' is counted by the optimizer: set stepCount instead");
-    const counted = "step" in rule.hypers ? { step: this.stepCount + 1 } : {};
-    const numbers = this.#update.numbers({ ...hypers, ...counted, ...this.scalars });
+    if (Object.hasOwn(hypers, "step")) throw new HyperparameterError("'step' is counted by the optimizer: set stepCount instead");
+    const counted = Object.hasOwn(rule.hypers, "step") ? { step: this.stepCount + 1 } : {};
+    const numbers = numbersOf(rule, { ...hypers, ...counted, ...this.scalars });
     if (grads !== this.arrays[target]) {
       for (const name of Object.keys(this.#offsets)) {
         const view = this.arrays[target][name];
@@ -238,34 +216,8 @@ export class Optimizer {
   #copyParams(first, target) {
     const [from, to] = [this.#tensors[first.name].view, this.#tensors[target.name].view];
     if (first.dtype === target.dtype) to.set(from);
-    else to.set(Float64Array.from(from, DECODERS[first.dtype]));
+    else to.set(Float64Array.from(from, (x) => toNumber(x, first.dtype)));
   }
-}
-
-const DECODERS = {
-  f32: (x) => x,
-  f64: (x) => x,
-  bf16: (bits) => new Float32Array(Uint32Array.of(bits << 16).buffer)[0],
-  f16: (bits) => {
-    const [sign, exponent, mantissa] = [bits & 0x8000 ? -1 : 1, (bits >> 10) & 31, bits & 1023];
-    if (exponent === 31) return mantissa ? NaN : sign * Infinity;
-    return sign * (exponent ? 2 ** (exponent - 25) * (1024 + mantissa) : 2 ** -24 * mantissa);
-  },
-};
-
-/** What each state operand holds before the first step: a number, or "param". */
-function initial(rule, hypers) {
-  const start = {};
-  for (const name of Object.keys(hypers)) {
-    if (!Object.values(rule.init).includes(name)) {
-      throw new HyperparameterError(`'${name}' must not be given here: no state of '${rule.name}' begins with it`);
-    }
-  }
-  for (const [slot, first] of Object.entries(rule.init)) {
-    const named = typeof first === "string" && first !== "param";
-    start[slot] = named ? checkHyper(first, rule.hypers[first], hypers[first] ?? rule.hypers[first].default) : first;
-  }
-  return start;
 }
 
 function checkOverlapOf(arrays, operands) {
@@ -276,29 +228,4 @@ function checkOverlapOf(arrays, operands) {
     pieces.get(array.buffer).push({ name, address: array.byteOffset, bytes: array.byteLength, written });
   });
   for (const each of pieces.values()) checkOverlap(each);
-}
-
-function checkNumber(name, value) {
-  if (typeof value !== "number" || !Number.isFinite(value)) {
-    throw new HyperparameterError(`'${name}' must be a finite number (got ${value})`);
-  }
-  return value;
-}
-
-function checkHyper(name, hyper, value) {
-  if (value === null || value === undefined) throw new HyperparameterError(`'${name}' must be given: it has no default`);
-  checkNumber(name, value);
-  if (hyper.kind === "step") {
-    const least = hyper.closed ? 0 : 1;
-    if (!Number.isInteger(value) || value < least) {
-      throw new HyperparameterError(`'${name}' must be a whole number of at least ${least} (got ${value})`);
-    }
-  } else if (hyper.kind === "decay") {
-    if (value < 0 || value > 1 || (value === 1 && !hyper.closed)) {
-      throw new HyperparameterError(`'${name}' must be in [0, 1${hyper.closed ? "]" : ")"} (got ${value})`);
-    }
-  } else if (value < 0 && !hyper.signed) {
-    throw new HyperparameterError(`'${name}' must be at least 0 (got ${value})`);
-  }
-  return value;
 }

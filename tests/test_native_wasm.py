@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from exactness import ROWS, Row, measure
 from wasm_node import Node, decode, encode, find_node
 
@@ -310,7 +311,7 @@ def test_package(node: Node, package: MakePackage, tmp_path: Path) -> None:
     assert [f.name for f in tmp_path.iterdir()] == ["other"]
 
 
-@pytest.mark.parametrize("rule", ["adamw", "schedule_free_adamw"])
+@pytest.mark.parametrize("rule", ["adamw", "schedule_free_adamw", "rprop", "sophia_g"])
 def test_readme_runs(node: Node, package: MakePackage, tmp_path: Path, rule: str) -> None:
     """Its code, as typed, with the package where npm puts it."""
     folder = package(rule)
@@ -327,12 +328,27 @@ def test_readme_runs(node: Node, package: MakePackage, tmp_path: Path, rule: str
     assert (float(weight) < 0, count) == (True, "1")
 
 
+def test_the_documents_program_runs(node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (ROOT / "docs" / "targets" / "wasm.md").read_text()
+    [code] = re.findall(r"```python\n(.*?)```", text, re.S)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "wasm.md", "exec"), {})
+    body = """
+    module.arrays.x.fill(1);
+    const { loss } = module.run({ y: new Float32Array(32).fill(2), lr: 0.125 });
+    return [loss, ...module.arrays.w];
+    """
+    assert node.js(tmp_path / "regression", body)["value"] == [4] + 8 * [0.5]
+
+
 def test_types(package: MakePackage, tmp_path: Path) -> None:
     tsc = shutil.which("tsc")
     if tsc is None:
         pytest.skip("no TypeScript compiler is here")
     shutil.copytree(package("adamw"), tmp_path / "adamw")
     shutil.copytree(package("adamw", "wasm:threads"), tmp_path / "threads")
+    baked = Variant.of(get_rule("adamw"), bake={"lr": 0.1})
+    update_package(baked, baked.dtypes("f32"), get_native_target("wasm")).write(tmp_path / "baked")
     shutil.copy(Path(__file__).with_name("wasm_types.ts"), tmp_path)
     flags = ["--strict", "--noEmit", "--target", "es2022", "--module", "nodenext", "--lib", "es2022,dom"]
     (tmp_path / "package.json").write_text('{"type": "module"}')
@@ -363,6 +379,17 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], node: 
     assert run("--set", "weight_decay=0.25", "-o", str(folder)) == 0
     assert "adamw.wasm" in capsys.readouterr().out
     assert node.js(folder, "return module.rule.hypers.weight_decay.default")["value"] == 0.25
+    chain = tmp_path / "chain"
+    with pytest.raises(SystemExit, match="0"):
+        main(["compile", "adamw + ema", "--emit", "wasm", "-o", str(chain)])
+    body = """
+    const optimizer = module.optimizer({ w: Float32Array.of(1, 2) });
+    const begun = [...optimizer.arrays.ema.w];
+    optimizer.step(optimizer.grads, { lr: 0.5, weight_decay: 1, decay: 0.5 });
+    return [begun, [...optimizer.params.w], [...optimizer.arrays.ema.w]];
+    """
+    assert node.js(chain, body)["value"] == [[1, 2], [0.5, 1], [0.75, 1.5]]
+    assert json.loads((chain / "package.json").read_text())["name"] == "optgen-adamw-ema"
     wrong = {
         ("-t", "cpu:aarch64"): "--emit wasm is for targets wasm",
         ("-t", "wasm", "-t", "wasm:scalar"): "must be one",

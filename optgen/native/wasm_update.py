@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 
 from optgen.dsl.variant import Dtypes, KernelSpec, Variant
@@ -36,7 +37,7 @@ def update_package(
         variant: the rule with its structure chosen.
         dtypes: of the one kernel.
         target: one of WebAssembly.
-        name: of the package; the variant's by default.
+        name: of the package; by default the variant's, as npm allows it.
         defaults: hyperparameter values that replace the rule's own defaults.
         use_cache: whether the compiled library may come from the cache.
 
@@ -86,11 +87,16 @@ def update_package(
         "leafwise": kernel.plan.leafwise,
     }
     return make_package(
-        check_name(name or variant.name), library, target, kind="Update", about="rule", signature=signature,
+        check_name(name or _name(variant.name)), library, target, kind="Update", about="rule", signature=signature,
         title=f"{variant.name}: {_first_line(rule.doc)}", interfaces=_interfaces(spec, hypers),
         readme={"operands": spec.operands, "hypers": hypers, "doc": rule.doc, "source": rule.source,
-                "arrays": ARRAYS, "example": _example(hypers)},
+                "arrays": ARRAYS, "example": _example(spec, hypers)},
     )  # fmt: skip
+
+
+def _name(variant: str) -> str:
+    """A variant's name as npm wants it: ``adamw+ema`` is ``adamw-ema``."""
+    return re.sub(r"[^a-z0-9._-]+", "-", variant.lower()).strip("._-") or "rule"
 
 
 def _first_line(doc: str) -> str:
@@ -127,11 +133,13 @@ def _field(hyper: Hyper) -> Field:
     return Field.of(hyper.name, "number", doc, optional=hyper.default is not None)
 
 
-def _example(hypers: tuple[Hyper, ...]) -> dict[str, str]:
-    """What the README's lines need."""
+def _example(spec: KernelSpec, hypers: tuple[Hyper, ...]) -> dict[str, str]:
+    """What the README's lines need: numbers for a step, for an update alone, and for state to begin with."""
     needed = [h for h in hypers if h.default is None or h.name == "lr"]
     values = {h.name: "1" if h.kind == "step" else "1e-3" if h.name == "lr" else "0.5" for h in needed}
+    begun = {slot.init for slot in spec.variant.slots}
     return {
         "numbers": ", ".join(f"{n}: {v}" for n, v in values.items() if n != "step"),
         "all_numbers": ", ".join(f"{n}: {v}" for n, v in values.items()),
+        "initial": ", ".join(f"{n}: {v}" for n, v in values.items() if n in begun),
     }

@@ -42,6 +42,8 @@ export interface Types {
   initial: object;
   scalars: Record<string, number>;
 }
+/** An argument that may be left out where nothing in it is required. */
+type Numbers<H> = {} extends H ? [hypers?: H] : [hypers: H];
 type Leaves<K extends string, D extends Dtype> = Readonly<Record<K, Arrays[D]>>;
 
 /** A compiled update rule. */
@@ -59,7 +61,7 @@ export class Update<T extends Types = Types> {
    * are; other arrays are copied in, and back where they are written. Where anything is wrong nothing is written. */
   update(
     arrays: { readonly [N in keyof T["operands"]]: Arrays[T["operands"][N]] | Tensor<T["operands"][N]> },
-    hypers: T["hypers"],
+    ...hypers: Numbers<T["hypers"]>
   ): T["scalars"];
   /** An optimizer of these params, which are copied into the module's memory. */
   optimizer<K extends string>(params: Readonly<Record<K, Arrays[T["param"]]>>, hypers?: T["initial"]): Optimizer<K, T>;
@@ -79,7 +81,7 @@ export class Optimizer<K extends string = string, T extends Types = Types> {
   /** Where grads may be written to, so that `step` need not copy them. */
   readonly grads: Leaves<K, T["grad"]>;
   /** Updates the params in place. `optimizer.grads` itself is not copied. */
-  step(grads: Leaves<K, T["grad"]>, hypers: T["step"]): void;
+  step(grads: Leaves<K, T["grad"]>, ...hypers: Numbers<T["step"]>): void;
   /** Copies of everything that the next steps depend on. */
   snapshot(): Snapshot;
   /** Goes back to what a snapshot holds. */

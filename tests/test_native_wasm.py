@@ -462,6 +462,14 @@ def test_results_go_where_their_names_say(node: Node, tmp_path: Path) -> None:
     assert decode(answer["arrays"]["b"], a).tolist() == (2 * (b + 1)).tolist()
     with pytest.raises(LoweringError, match=r"has 2 arguments and 4 results \(names were given for 1 and 4\)"):
         step_package(plain, target, name="x", arguments=["a"], results=names["results"])
+    filled = jax.jit(lambda a: (a + 1, jnp.full(5, 7.0), jnp.arange(5.0), jnp.zeros(5, jnp.int32))).lower(zeros)
+    names = {"arguments": ["a"], "results": ["a", "sevens", "numbers", "zeros"]}
+    folder = step_package(filled.as_text(), target, name="filled", **names).write(tmp_path / "filled")
+    body = """
+    const { sevens, numbers, zeros } = module.run();
+    return [...sevens, ...numbers, ...zeros, zeros instanceof Int32Array];
+    """
+    assert node.js(folder, body)["value"] == [7] * 5 + [0, 1, 2, 3, 4] + [0] * 5 + [True]
     donated = jax.jit(lambda a, b: (a + b, a - b), donate_argnums=0).lower(zeros, zeros).as_text()
     with pytest.raises(LoweringError, match="result 'b' lies in the memory of argument 'a'"):
         step_package(donated, target, name="x", arguments=["a", "b"], results=["b", "c"])

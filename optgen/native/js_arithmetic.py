@@ -13,10 +13,12 @@ from optgen.errors import LoweringError
 from optgen.native.program import Let, Literal, Number, Scalar
 
 _WIDTHS = {"i8": 8, "i16": 16, "i32": 32}
+# powf of 1 is 1 whatever the exponent, as in C.
 _FUNCTIONS = {
     "sqrt": "Math.sqrt({0})", "rsqrt": "1 / Math.sqrt({0})", "expm1": "Math.expm1({0})", "exp": "Math.exp({0})",
     "exp2": "2 ** {0}", "log": "Math.log({0})", "log1p": "Math.log1p({0})", "log2": "Math.log2({0})",
-    "powf": "{0} ** {1}", "sin": "Math.sin({0})", "cos": "Math.cos({0})", "tanh": "Math.tanh({0})",
+    "powf": "({0} === 1 || ({0} === -1 && Math.abs({1}) === Infinity) ? 1 : {0} ** {1})",
+    "sin": "Math.sin({0})", "cos": "Math.cos({0})", "tanh": "Math.tanh({0})",
     "absf": "Math.abs({0})", "floor": "Math.floor({0})", "ceil": "Math.ceil({0})",
     "addf": "{0} + {1}", "subf": "{0} - {1}", "mulf": "{0} * {1}", "divf": "{0} / {1}", "negf": "-{0}",
     "maximumf": "Math.max({0}, {1})", "minimumf": "Math.min({0}, {1})",
@@ -92,7 +94,7 @@ def expression(let: Let, name: Callable[[Number], str]) -> str:
         return f"Math.fround({text})" if result == "f32" and kind != "negf" else text
     if (converted := _conversion(kind, types[0], result, operands[0], unsigned[0])) is not None:
         return converted
-    table = {"index": _INDEX, "i64": _WIDE, "i1": _LOGIC}.get(result, _SMALL)
+    table = {"index": _INDEX, "i64": _WIDE, "i1": _LOGIC, **dict.fromkeys(_WIDTHS, _SMALL)}.get(result, {})
     if kind not in table or any(each != result for each in types):
         raise LoweringError(f"host code computes '{kind}' of {', '.join(types)}, which JavaScript is not written for")
     text = table[kind].format(*operands, **{f"u{i}": each for i, each in enumerate(unsigned)})

@@ -59,6 +59,7 @@ def test_contents(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert "optgen/py.typed" in names
     assert "optgen/_data/templates/tied_list.mlir.j2" in names
+    assert "optgen/_data/templates/js/lib/update.js" in names
     for bundle in (ROOT / "artifacts").glob("*.optgen"):
         assert f"optgen/_data/artifacts/{bundle.name}" in names
     assert not [n for n in names if n.startswith(("tests/", "scripts/", "out/"))]

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from optgen.cli.arguments import (
-    check_dtype,
-    choose_variant,
-    find_rule,
-    parse_bake,
-    parse_settings,
-    parse_state_dtype,
-)
+from optgen.cli.arguments import check_dtype, find_rule, parse_bake, parse_settings, parse_state_dtype
+from optgen.cli.emit import EMITTERS, Emit, Request
 from optgen.cli.output import console, size, table, yes
 
 if TYPE_CHECKING:
@@ -23,15 +16,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from optgen.compiler.build import Progress
-    from optgen.dsl import Rule
     from optgen.runtime import Optimizer
-
-
-class Form(StrEnum):
-    """What ``optgen compile`` writes."""
-
-    bundle = "bundle"
-    vmfb = "vmfb"
 
 
 def compile_command(
@@ -79,14 +64,15 @@ def compile_command(
         bool, typer.Option("--fixed-layout", help="Refuse trees of another layout than --like.")
     ] = False,
     emit: Annotated[
-        Form,
+        Emit,
         typer.Option(
-            help="bundle, or vmfb: one module that updates one flat leaf, for iree-run-module without Python."
+            help="bundle: for optgen's runtime. vmfb: one module that updates one flat leaf, for iree-run-module "
+            "without Python. wasm: an npm package that needs no runtime."
         ),
-    ] = Form.bundle,
+    ] = Emit.bundle,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither use nor fill the cache of modules.")] = False,
 ) -> None:
-    """Compile an update rule into a bundle, or into a single module."""
+    """Compile an update rule into a bundle, or into code that needs no runtime."""
     from optgen.compiler import compile as compile_rule
     from optgen.runtime.files import read_arrays
 
@@ -98,15 +84,14 @@ def compile_command(
     found = find_rule(rule, convention)
     for name in settings.keys() - found.flags.keys() - {"seed"}:
         found.hyper(name)  # says which there are; and no name can then be taken for a parameter of `compile`
-    if emit is Form.vmfb:
-        for option, given in (("--like", like), ("--per-element", per_element)):
-            if given:
-                raise typer.BadParameter("is for bundles: a vmfb takes flat leaves of any length", param_hint=option)
-        _emit_vmfb(
-            found, settings, baked, output, target or ["cpu"], dtypes or ["f32"], grad_dtype, state_dtype,
-            compute_dtype, rounding=rounding, master=master, use_cache=not no_cache,
+    if emit is not Emit.bundle:
+        if like is not None:
+            raise typer.BadParameter("is for bundles: other forms take leaves of any length", param_hint="--like")
+        asked = Request(
+            found, settings, baked, tuple(per_element or ()), output, tuple(target or ()), tuple(dtype or ()),
+            grad_dtype, state_dtype, compute_dtype, rounding, master, not no_cache,
         )  # fmt: skip
-        return
+        return EMITTERS[emit](asked)
     tree = None if like is None else read_arrays(like)
     with _progress() as progress:
         optimizer = compile_rule(
@@ -128,53 +113,6 @@ def compile_command(
         )
     path = optimizer.save(output or Path(f"{optimizer.manifest.variant}.optgen"))
     _show(optimizer, path)
-
-
-def _emit_vmfb(
-    rule: Rule,
-    settings: dict[str, Any],
-    baked: list[str],
-    output: Path | None,
-    targets: list[str],
-    params: list[str],
-    grad: str | None,
-    state: str | None,
-    compute: str | None,
-    *,
-    rounding: str,
-    master: bool,
-    use_cache: bool,
-) -> None:
-    """One module for one target and dtype, and the command that runs it."""
-    from optgen.compiler.plain import build_plain
-    from optgen.dsl.variant import has_eight_bits
-    from optgen.runtime.files import write_whole
-    from optgen.runtime.loading import split_settings
-    from optgen.targets import get_target
-
-    for option, values in (("--target", targets), ("--dtype", params)):
-        if len(values) != 1:
-            raise typer.BadParameter(
-                f"must be one for --emit vmfb (got {', '.join(values)}); cpu:any is one for all CPUs", param_hint=option
-            )
-    states = parse_state_dtype(state)
-    eight = has_eight_bits(states)
-    variant = choose_variant(rule, settings, baked, rounding=rounding, eight_bits=eight, master=master)
-    dtypes = variant.dtypes(
-        params[0],
-        None if grad is None else check_dtype(grad, "--grad-dtype"),
-        states,
-        None if compute is None else check_dtype(compute, "--compute-dtype"),
-    )
-    _, defaults = split_settings(rule.flags, rule.optional, settings)
-    module = build_plain(variant, dtypes, get_target(targets[0]), defaults=defaults, use_cache=use_cache)
-    path = output or Path(f"{variant.name}.vmfb")
-    write_whole(path, lambda file: file.write(module.data))
-    out = console()
-    out.print(f"{path}  {size(len(module.data))}, {module.target}")
-    kinds = ", ".join(f"{n} {d}" for n, d in zip(module.operands, module.dtypes, strict=True))
-    out.print(f"One update of a flat leaf ({kinds}), each tensor in a .npy file:")
-    out.print(" ".join(module.command(str(path))), soft_wrap=True)
 
 
 def _show(optimizer: Optimizer, path: Path) -> None:

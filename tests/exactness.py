@@ -570,12 +570,11 @@ What misses 2 ulp, and why:
   terms of a sum cancel: the terms are rounded before. Which element of so many that happens to, and so which of optgen,
   torch and optax has the larger figure, is chance, but for torch's means: as `lerp` they are off by half as much. f64
   arithmetic and pairs have digits to spare.
-- On CPUs *denormal* numbers are zero: IREE sets the processor to flush them (and XLA does for optax), before a kernel
-  starts. torch keeps them, and is better there. So does Vulkan on lavapipe, where products of pairs underflow as
-  f32's do. What a denormal decides by its sign (`lion`, `signsgd`, `signum`, `rprop`) is then decided
-  otherwise.
-- *Beyond* f32's range f64 arithmetic is still right, but for operands that are denormal besides. Pairs have f32's
-  range, and go wrong as f32 arithmetic does: so does `ftrl` where g * g underflows and w is as large as 1e30.
+- *Denormal* numbers: IREE sets CPUs to take them for zero before a kernel starts, and optgen's kernels set that back
+  (`templates/float_mode.mlir.j2`), so f64 arithmetic is as exact there as anywhere. XLA flushes them for optax. `muon`
+  runs out of place, in kernels that IREE forms, which flush them. Vulkan on lavapipe keeps them, but products of pairs
+  underflow as f32's do.
+- *Beyond* f32's range f64 arithmetic is still right. Pairs have f32's range, and go wrong as f32 arithmetic does.
 - `ftrl` divides 0 by 0 where a param has had no grad and its sum starts at 0, as Keras does; here that is no error.
 - torch's `Rprop` multiplies two grads, which underflows to zero where both are small.
 - `gradient_descent` and `adam_step` are ivy's, in f32 arithmetic because its published digits are.

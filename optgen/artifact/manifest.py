@@ -9,6 +9,8 @@ History of the format:
   (``rows``) are still called.
 * 3 (2026-11): operands of 8 bits, and rounding at random, for which rows have two more columns. Bundles without such
   kernels are still written as format 2.
+* 4 (2026-11): out of place, operands of another shape than their leaf's. Bundles without such are still written as
+  format 2 or 3.
 """
 
 from __future__ import annotations
@@ -23,23 +25,29 @@ import numpy as np
 from optgen.errors import BundleError, BundleVersionError
 from optgen.hyper import Hyper, Scalar
 
-FORMAT = 3
+FORMAT = 4
 
 _KINDS = {"rule": "an optimizer rule", "function": "a function", "transform": "an optax transformation"}
 
 
 @dataclass(frozen=True)
 class OperandInfo:
-    """One tensor argument: its name, element type, role (``param``, ``state`` or ``input``) and rounding.
+    """One tensor argument: its name, element type, role (``param``, ``state`` or ``input``), rounding and shape.
 
     Attributes:
         rounding: ``nearest``, or ``stochastic`` where it is rounded at random.
+        shape: its shape, where that is not its leaf's.
     """
 
     name: str
     dtype: str
     role: str
     rounding: str = "nearest"
+    shape: tuple[int, ...] | None = None
+
+    def shape_for(self, leaf: tuple[int, ...]) -> tuple[int, ...]:
+        """Its shape beside a leaf of the shape ``leaf``."""
+        return leaf if self.shape is None else self.shape
 
 
 @dataclass(frozen=True)
@@ -141,6 +149,11 @@ class KernelInfo:
         """The operand of that name."""
         return next(o for o in self.operands if o.name == name)
 
+    @property
+    def shaped(self) -> tuple[OperandInfo, ...]:
+        """The operands that have a shape of their own."""
+        return tuple(o for o in self.operands if o.shape is not None)
+
 
 @dataclass(frozen=True)
 class MicroInfo:
@@ -181,7 +194,7 @@ class Manifest:
         doc: formula.
         param: name of the param operand.
         inputs: names of the operands that are only read, the grad first.
-        state: names of the state tensors, each as large as its param.
+        state: names of the state tensors.
         hypers: run-time hyperparameters, with the defaults of this bundle.
         per_element: those of them that are tensors.
         baked: hyperparameters folded in, with their values.
@@ -335,7 +348,14 @@ def kernel_from_json(data: Mapping[str, Any]) -> KernelInfo:
         name=data["name"],
         dtypes=dict(data["dtypes"]),
         operands=tuple(
-            OperandInfo(o["name"], o["dtype"], o["role"], o.get("rounding", "nearest")) for o in data["operands"]
+            OperandInfo(
+                o["name"],
+                o["dtype"],
+                o["role"],
+                o.get("rounding", "nearest"),
+                None if o.get("shape") is None else tuple(o["shape"]),
+            )
+            for o in data["operands"]
         ),
         scalars=tuple(Scalar(s["hyper"], s["part"]) for s in data["scalars"]),
         in_place=data["in_place"],

@@ -23,7 +23,7 @@ from optgen.artifact import (
 from optgen.compiler.driver import compile_and_watch, compiler_version
 from optgen.compiler.probes import make_probes
 from optgen.dsl.trace import import_jax
-from optgen.dsl.variant import Dtypes, KernelSpec, Variant
+from optgen.dsl.variant import Dtypes, KernelSpec, Operand, Variant
 from optgen.errors import HyperparameterError, UnsupportedTargetError
 from optgen.lower import Kernel, lower
 from optgen.lower.emit import alignment
@@ -134,8 +134,8 @@ def build_bundle(
         groups={pattern: dict(numbers) for pattern, numbers in (groups or {}).items()},
         micro=micro,
     )
-    if not any(kernel.indexed for kernel in kernels):
-        manifest = dataclasses.replace(manifest, format=2)  # nothing that older readers do not know
+    if not any(kernel.shaped for kernel in kernels):  # nothing that older readers do not know
+        manifest = dataclasses.replace(manifest, format=3 if any(kernel.indexed for kernel in kernels) else 2)
     return Bundle.of(manifest, files)
 
 
@@ -160,7 +160,9 @@ def _build_kernel(
     prefix: str = "",
 ) -> KernelInfo:
     spec = kernel.spec
-    name = prefix + spec.dtypes.name + ("" if kernel.shape is None else "-" + "x".join(map(str, kernel.shape or (1,))))
+    name = prefix + spec.dtypes.name
+    if kernel.shape is not None:
+        name += "-" + ("x".join(map(str, kernel.shape)) or "scalar")
     used = tuple(dict.fromkeys(o.dtype for o in spec.operands))
     reduces = kernel.plan is not None and bool(kernel.plan.reductions)
     trees = kernel.plan is not None and bool(kernel.plan.trees)
@@ -196,7 +198,9 @@ def _build_kernel(
     return KernelInfo(
         name=name,
         dtypes=spec.dtypes.described(),
-        operands=tuple(OperandInfo(o.name, o.dtype, o.role, o.rounding) for o in spec.operands),
+        operands=tuple(
+            OperandInfo(o.name, o.dtype, o.role, o.rounding, _own_shape(o, kernel.shape)) for o in spec.operands
+        ),
         scalars=spec.scalars,
         in_place=kernel.in_place,
         reason=kernel.reason,
@@ -215,6 +219,11 @@ def _build_kernel(
         indexed=spec.random,
         returned=spec.returned,
     )
+
+
+def _own_shape(operand: Operand, leaf: tuple[int, ...] | None) -> tuple[int, ...] | None:
+    """An operand's shape, where that is not its leaf's; those kernels are for leaves of one shape."""
+    return None if operand.shape is None or leaf is None else operand.shape_for(leaf)
 
 
 def _common(kernel: Kernel) -> set[str]:

@@ -101,7 +101,9 @@ class Device:
         pad = self.backend == "vulkan" and kernel.shape is None and any(SIZES[o.dtype] == 2 for o in kernel.operands)
         padding = arrays[0].size % 2 if pad else 0
         return [
-            self.bind(array, memory_type(operand.dtype), kernel.shape, padding)
+            self.bind(
+                array, memory_type(operand.dtype), kernel.shape if operand.shape is None else operand.shape, padding
+            )
             for array, operand in zip(arrays, kernel.operands, strict=True)
         ]
 

@@ -299,11 +299,9 @@ def measure(
 def of_optgen(row: Row, opt: Any, dtype: str) -> Peer:
     def update(step: int, tensors: Arrays, scalars: Mapping[str, float]) -> Arrays:
         shape = _shape(row)
-        kernel = opt.manifest.kernels[0]
+        own = {o.name: o.shape for o in opt.manifest.kernels[0].shaped}
         typed = {
-            n: numpy_wise(a, dtype if n in ("w", *opt.manifest.inputs) else "f32").reshape(
-                kernel.operand(n).shape_for(shape)
-            )
+            n: numpy_wise(a, dtype if n in ("w", *opt.manifest.inputs) else "f32").reshape(own.get(n, shape))
             for n, a in tensors.items()
         }
         inputs = {n: typed[n] for n in opt.manifest.inputs}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -14,6 +13,7 @@ from optgen.lower.ops import OPS, REDUCTIONS, constant
 from optgen.lower.pairs import OPAQUE_ZERO, write_pair_nodes
 from optgen.lower.plan import Pass, Plan
 from optgen.lower.rows import emit_rows
+from optgen.lower.split import with_wide_sums
 from optgen.lower.style import Style, module_name, named, operands_in_memory, render, write_nodes
 
 
@@ -171,7 +171,8 @@ def emit_out_of_place(spec: KernelSpec, stablehlo: str, shape: tuple[int, ...], 
 
     Same entry point as the in-place module; the lists come back holding new buffers.
     """
-    lines = [wide for line in stablehlo.strip().splitlines() for wide in _sum(line, style.accumulator)]
+    text = with_wide_sums(stablehlo) if style.accumulator == "f64" else stablehlo
+    lines = text.strip().splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith("module"))
     inner = "\n".join(lines[start + 1 : -1]).replace("func.func public @main", "func.func private @main")
     return render(
@@ -189,33 +190,6 @@ def emit_out_of_place(spec: KernelSpec, stablehlo: str, shape: tuple[int, ...], 
         dims={o.name: "".join(f"{extent}x" for extent in o.shape_for(shape)) for o in named(spec.operands)},
         functions=inner,
     )
-
-
-_SUM = re.compile(
-    r"\s*(?P<result>%\S+) = stablehlo\.reduce\((?P<x>%\S+) init: (?P<first>%\S+)\) applies stablehlo\.add "
-    r"across dimensions = (?P<axes>\[[^\]]*\]) : \(tensor<(?P<old>(?:\d+x)*)f32>, tensor<f32>\) "
-    r"-> tensor<(?P<new>(?:\d+x)*)f32>"
-)
-
-
-def _sum(line: str, accumulator: str) -> list[str]:
-    """A line of StableHLO; where it is a sum in f32, with that accumulator."""
-    found = _SUM.match(line)
-    if found is None or accumulator == "f32":
-        return [line]
-    result, x, first, axes, old, new = found.group("result", "x", "first", "axes", "old", "new")
-    stem = f"%sum_{result[1:]}"
-
-    def cast(name: str, source: str, dims: str, have: str, want: str) -> str:
-        return f"{name} = stablehlo.convert {source} : (tensor<{dims}{have}>) -> tensor<{dims}{want}>"
-
-    return [
-        cast(f"{stem}_x", x, old, "f32", accumulator),
-        cast(f"{stem}_i", first, "", "f32", accumulator),
-        f"{stem}_s = stablehlo.reduce({stem}_x init: {stem}_i) applies stablehlo.add across dimensions = {axes} : "
-        f"(tensor<{old}{accumulator}>, tensor<{accumulator}>) -> tensor<{new}{accumulator}>",
-        cast(result, f"{stem}_s", new, accumulator, "f32"),
-    ]
 
 
 def alignment(spec: KernelSpec) -> int:

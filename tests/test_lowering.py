@@ -279,3 +279,19 @@ def test_sums_out_of_place_are_accumulated_in_f64(rng: np.random.Generator) -> N
     (single,) = kernel(of_unit_norm, shapes=[(6, 6)])
     assert "xf64>" in single.mlir(get_target("cpu").style)
     assert "f64" not in single.mlir(get_target("vulkan").style)
+
+
+@pytest.mark.parametrize("rule_", ["muon", "adafactor"])
+def test_what_vulkan_would_sum_wrongly_is_refused(rule_: str) -> None:
+    """Mesa's driver ends loops too early, and says nothing."""
+    with pytest.raises(UnsupportedTargetError, match=r"on a leaf of shape \(200, 200\) .* \(40000\)"):
+        optgen.compile(rule_, np.ones((200, 200), np.float32), target="vulkan")
+
+
+def test_sums_out_of_place_on_vulkan(vulkan: str, rng: np.random.Generator) -> None:
+    """As many elements as are allowed to be summed and then divided by the sum, in one kernel."""
+    g = rng.standard_normal((147, 147)).astype(np.float32)
+    w = np.zeros_like(g)
+    opt = optgen.compile(of_unit_norm, w, target=vulkan, device=vulkan)
+    opt.step(w, g, opt.init(w), lr=1.0)
+    np.testing.assert_allclose(w, -g.T / np.linalg.norm(g.astype(np.float64)), rtol=1e-5)

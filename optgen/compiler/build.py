@@ -29,6 +29,7 @@ from optgen.lower import Kernel, lower
 from optgen.lower.emit import alignment
 from optgen.lower.plan import is_tree_reduction
 from optgen.targets import Target
+from optgen.train.limits import check_vulkan_sums
 
 #: Called before each module is compiled, with kernel and target, and after it, with the number of bytes.
 Progress = Callable[[str, str, int | None], None]
@@ -170,6 +171,9 @@ def _build_kernel(
     for target in targets:
         try:
             target.check(used, reduces=reduces, elementwise=kernel.in_place, over_tree=trees, random=spec.random)
+            if target.backend == "vulkan" and not kernel.in_place:
+                what = f"rule '{spec.variant.rule.name}' on a leaf of shape {kernel.shape}"
+                check_vulkan_sums(target, kernel.stablehlo, what)
         except UnsupportedTargetError:
             if skip_unsupported:
                 continue

@@ -107,6 +107,7 @@ class _Level:
                 self.names[slot.name],
                 None if slot.needs is None else self.names[slot.needs],
                 self.names.get(slot.init, slot.init) if isinstance(slot.init, str) else slot.init,
+                slot.shape,
             )
             for slot in self.rule.state
         )

@@ -61,7 +61,7 @@ class Kernel:
         """The module as iree-compile takes it, for one kind of device."""
         if self.graph is None or self.plan is None:
             assert self.shape is not None
-            return emit_out_of_place(self.spec, self.stablehlo, self.shape)
+            return emit_out_of_place(self.spec, self.stablehlo, self.shape, style)
         return emit_in_place(self.spec, self.graph, self.plan, style)
 
     def plain(self, style: Style) -> str:
@@ -90,6 +90,8 @@ def lower(spec: KernelSpec, shapes: Sequence[tuple[int, ...]] | None = None) -> 
         RuleError: for a rule that does not fit its declaration.
     """
     try:
+        if spec.shaped:
+            raise CrossElementError(f"has state '{spec.shaped[0]}' of another shape than its param's")
         first, second = (trace(spec, shape, locations=True) for shape in PLACEHOLDERS)
         graph = graph_of(first, PLACEHOLDERS[0], (second, PLACEHOLDERS[1]))
     except (CrossElementError, UntraceableError) as error:

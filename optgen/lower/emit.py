@@ -10,6 +10,7 @@ from optgen.lower.graph import Graph
 from optgen.lower.leaves import emit_leaves
 from optgen.lower.plan import Plan
 from optgen.lower.rows import emit_rows
+from optgen.lower.split import with_wide_sums
 from optgen.lower.style import Style, module_name, named, render
 
 
@@ -20,12 +21,13 @@ def emit_in_place(spec: KernelSpec, graph: Graph, plan: Plan, style: Style) -> s
     return emit(spec, graph, plan, style)
 
 
-def emit_out_of_place(spec: KernelSpec, stablehlo: str, shape: tuple[int, ...]) -> str:
+def emit_out_of_place(spec: KernelSpec, stablehlo: str, shape: tuple[int, ...], style: Style) -> str:
     """The module that computes new leaves of one static shape with the traced StableHLO itself.
 
     Same entry point as the in-place module; the lists come back holding new buffers.
     """
-    lines = stablehlo.strip().splitlines()
+    text = with_wide_sums(stablehlo) if style.vector is not None else stablehlo
+    lines = text.strip().splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith("module"))
     inner = "\n".join(lines[start + 1 : -1]).replace("func.func public @main", "func.func private @main")
     operands, results = named(spec.operands), [_index(spec.operands, o.name) for o in spec.results]
@@ -46,7 +48,7 @@ def emit_out_of_place(spec: KernelSpec, stablehlo: str, shape: tuple[int, ...]) 
         scalars=spec.scalars,
         compute=spec.dtypes.compute,
         e=entry,
-        dims="".join(f"{extent}x" for extent in shape),
+        dims={o.name: "".join(f"{extent}x" for extent in o.shape_for(shape)) for o in operands},
         functions=inner,
     )
 

@@ -59,6 +59,7 @@ class _Rows:
             name=module_name(self.spec),
             operands=self.operands,
             compute=self.spec.dtypes.compute,
+            mode=self.style.float_mode,
             # More at once hide what 8-bit loads and the hash wait for: a tenth faster with AVX2 and with AVX-512.
             vector=self.style.vector * (4 if self.random else 1),
             indexed=self.random,

@@ -26,11 +26,14 @@ class Style:
         halves: whether f16 is converted by integer arithmetic, because the device lacks it.
         vector: for CPUs, the elements that the loop handles at once. Such kernels take a table of rows and update a
             whole tree in one dispatch; None gives kernels that take lists of leaves.
+        float_mode: for CPUs that can take denormal numbers for zero, the architecture: IREE has them do so, and the
+            kernels do not.
     """
 
     pairs: bool = False
     halves: bool = False
     vector: int | None = None
+    float_mode: str = ""
 
 
 @cache

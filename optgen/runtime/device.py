@@ -102,7 +102,9 @@ class Device:
         pad = self.backend == "vulkan" and kernel.shape is None and smallest < 4
         padding = -arrays[0].size % (4 // smallest) if pad else 0
         return [
-            self.bind(array, memory_type(operand.dtype), kernel.shape, padding)
+            self.bind(
+                array, memory_type(operand.dtype), kernel.shape if operand.shape is None else operand.shape, padding
+            )
             for array, operand in zip(arrays, kernel.operands, strict=True)
         ]
 

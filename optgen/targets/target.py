@@ -90,7 +90,7 @@ def _cpu(name: str, triple: str, cpu: str, arch: str, features: tuple[str, ...] 
         features,
         dtypes=(*FLOATS, *CODES),
         # 16 at once: within noise of the best width at every level and dtype (benchmarks/sweep.py).
-        style=Style(vector=16, halves=halves),
+        style=Style(vector=16, halves=halves, float_mode=arch if arch in ("x86_64", "aarch64") else ""),
         note=note,
     )
 

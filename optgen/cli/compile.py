@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from optgen.cli.arguments import check_dtype, find_rule, parse_bake, parse_settings, parse_state_dtype
+from optgen.cli.emit import EMITTERS, Emit, Request
 from optgen.cli.output import console, size, table, yes
 
 if TYPE_CHECKING:
@@ -17,13 +17,6 @@ if TYPE_CHECKING:
 
     from optgen.compiler.build import Progress
     from optgen.runtime import Optimizer
-
-
-class Emit(StrEnum):
-    """What a rule is compiled to."""
-
-    bundle = "bundle"
-    c = "c"
 
 
 def compile_command(
@@ -71,7 +64,11 @@ def compile_command(
         bool, typer.Option("--fixed-layout", help="Refuse trees of another layout than --like.")
     ] = False,
     emit: Annotated[
-        Emit, typer.Option(help="bundle: for optgen's runtime. c: C99 and an object file, without any runtime.")
+        Emit,
+        typer.Option(
+            help="bundle: for optgen's runtime. vmfb: one module that updates one flat leaf, for iree-run-module "
+            "without Python. c: C99 and an object file, wasm: an npm package; neither needs a runtime."
+        ),
     ] = Emit.bundle,
     name: Annotated[
         str | None,
@@ -80,28 +77,27 @@ def compile_command(
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither use nor fill the cache of modules.")] = False,
 ) -> None:
     """Compile an update rule into a bundle, or into code that needs no runtime."""
-    if name is not None and emit is not Emit.c:
-        raise typer.BadParameter("is for --emit c: a bundle is called after its rule", param_hint="--name")
-    if emit is Emit.c:
-        from optgen.cli.emit import emit_c
-
-        return emit_c(
-            rule, output, targets=target, dtypes=dtype, grad_dtype=grad_dtype, state_dtype=state_dtype,
-            rounding=rounding, master=master, compute_dtype=compute_dtype, convention=convention,
-            settings=setting or (), bake=bake or (), per_element=per_element or (), like=like,
-            fixed_layout=fixed_layout, name=name, use_cache=not no_cache,
-        )  # fmt: skip
-    from optgen.cli.arrays import read_arrays
     from optgen.compiler import compile as compile_rule
+    from optgen.runtime.files import read_arrays
 
     if fixed_layout and like is None:
         raise typer.BadParameter("needs --like, the layout to fix", param_hint="--fixed-layout")
+    if name is not None and emit is not Emit.c:
+        raise typer.BadParameter("is for --emit c", param_hint="--name")
     settings = parse_settings(setting or ())
     baked = parse_bake(bake or (), settings)
     dtypes = None if dtype is None else [check_dtype(text) for text in dtype]
     found = find_rule(rule, convention)
-    for name in settings.keys() - found.flags.keys() - {"seed"}:
-        found.hyper(name)  # says which there are; and no name can then be taken for a parameter of `compile`
+    for key in settings.keys() - found.flags.keys() - {"seed"}:
+        found.hyper(key)  # says which there are; and no name can then be taken for a parameter of `compile`
+    if emit is not Emit.bundle:
+        if like is not None:
+            raise typer.BadParameter("is for bundles: other forms take leaves of any length", param_hint="--like")
+        asked = Request(
+            found, settings, baked, tuple(per_element or ()), output, tuple(target or ()), tuple(dtype or ()),
+            grad_dtype, state_dtype, compute_dtype, rounding, master, not no_cache, name,
+        )  # fmt: skip
+        return EMITTERS[emit](asked)
     tree = None if like is None else read_arrays(like)
     with _progress() as progress:
         optimizer = compile_rule(

@@ -161,8 +161,8 @@ def dump_assembly(mlir: str, flags: Sequence[str]) -> str:
         flags: for iree-compile, ``-o`` excepted.
 
     Returns:
-        For CPUs the assembly of the kernels alone, for CUDA the PTX, for Vulkan SPIR-V as MLIR; where there are
-        several kernels, one after the other.
+        For CPUs the assembly of the kernels alone, for CUDA the PTX, for ROCm GCN assembly, for Metal its language, for
+        Vulkan SPIR-V as MLIR; where there are several kernels, one after the other.
 
     Raises:
         CompileError: as :func:`compile_mlir`, or where the compiler left no such text.
@@ -172,7 +172,7 @@ def dump_assembly(mlir: str, flags: Sequence[str]) -> str:
         folder = Path(name)
         dumps = ["--iree-hal-dump-executable-intermediates-to=dump", "--iree-hal-dump-executable-binaries-to=dump"]
         run_in(folder, mlir, [*flags, *dumps])
-        for pattern in ("*.s", "*.ptx", "*.spirv.mlir"):
+        for pattern in ("*.s", "*.ptx", "*.rocmasm", "*.metal", "*.spirv.mlir"):
             if found := sorted((folder / "dump").glob(pattern)):
                 return "\n".join(_kernels_alone(file.read_text()) for file in found)
     raise CompileError("iree-compile wrote no assembly for this target")

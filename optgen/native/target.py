@@ -83,6 +83,9 @@ _TARGETS = (
                  note="Armv8.1-M with Helium"),
     NativeTarget("wasm", "wasm32-unknown-emscripten", "generic", ("+bulk-memory", "+simd128"), fma=False, bits=32,
                  note="browsers and Node.js, with SIMD"),
+    NativeTarget("wasm:threads", "wasm32-unknown-emscripten", "generic",
+                 ("+atomics", "+bulk-memory", "+mutable-globals", "+simd128"), fma=False, bits=32,
+                 note="with SIMD and threads, where memory may be shared"),
     NativeTarget("wasm:scalar", "wasm32-unknown-emscripten", "generic", fma=False, bits=32,
                  note="browsers without SIMD"),
 )  # fmt: skip

@@ -25,7 +25,10 @@ from optgen.hyper import Hyper, Scalar
 
 FORMAT = 3
 
-_KINDS = {"rule": "an optimizer rule", "function": "a function", "transform": "an optax transformation"}
+_KINDS = {
+    "rule": "an optimizer rule", "function": "a function", "transform": "an optax transformation",
+    "step": "a training step",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

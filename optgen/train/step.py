@@ -1,0 +1,320 @@
+"""Whole training steps: loss, gradient and update as one program, for Python and for code generators."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+
+from optgen._version import __version__
+from optgen.artifact.manifest import LeafInfo
+from optgen.artifact.step import EntryInfo, StepArgument, StepBundle, StepManifest, StepModule
+from optgen.compiler.build import Progress, count_copies
+from optgen.compiler.driver import compile_and_print, compiler_version
+from optgen.dtypes import storage_dtype
+from optgen.errors import LoweringError
+from optgen.lower.hazard import Hazard, find_hazards
+from optgen.targets import Target, get_target
+from optgen.train.limits import check_stored, check_vulkan
+from optgen.train.parts import Part
+from optgen.train.plan import StepPlan, leaf_of, plan_step
+
+#: How often hazards may be met by taking out arguments, before none is overwritten at all.
+_ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class ProgramArgument:
+    """An argument of a program.
+
+    Attributes:
+        name: ``params/w``, ``state/m/w``, ``state/step``, ``batch/x``, ``rng``, ``lr``, ``beta1/complement``.
+        role: ``param``, ``frozen``, ``state``, ``count``, ``scalar``, ``batch``, ``rng``, ``hyper``, ``eval_batch``.
+        shape: of the tensor.
+        dtype: of its elements.
+        result: the position of the result that is its new value; None if it is only read.
+        aliased: whether the program writes that result over the argument. Else the caller copies it there.
+        number: for a hyperparameter with a default, the number to pass; for ``count``, ``scalar`` and state that begins
+            with one number, that number. None where there is no such number.
+    """
+
+    name: str
+    role: str
+    shape: tuple[int, ...]
+    dtype: str
+    result: int | None
+    aliased: bool
+    number: float | None = None
+
+
+@dataclass(frozen=True)
+class StepProgram:
+    """One program of a step, as MLIR with one public function.
+
+    Attributes:
+        name: of the loss function.
+        entry: the public function: ``step``, ``micro``, ``evaluate``.
+        mlir: StableHLO; tensors in, tensors out.
+        arguments: in order.
+        results: in order: ``loss``, ``metrics/...``, ``result/...``, or the name of the argument that they replace.
+        compute: the arithmetic of the update.
+    """
+
+    name: str
+    entry: str
+    mlir: str
+    arguments: tuple[ProgramArgument, ...]
+    results: tuple[LeafInfo, ...]
+    compute: str
+
+    def hazards(self, flags: Sequence[str]) -> list[Hazard]:
+        """Compiles the program with ``flags`` and gives the hazards of its aliasing: empty where it is safe."""
+        return find_hazards(compile_and_print(self.mlir, flags).printed)
+
+
+def lower_step(
+    loss_fn: Callable[..., Any],
+    params: Any,
+    batch: Any,
+    optimizer: Any,
+    *,
+    entry: str = "step",
+    in_place: bool = True,
+    apart: Sequence[str] = (),
+    **settings: Any,
+) -> StepProgram:
+    """A whole training step as MLIR with one public function, for code generators.
+
+    Args:
+        loss_fn, params, batch, optimizer, settings: as for :func:`compile_step`. ``bake=`` makes hyperparameters part
+            of the program, so that only those that are left are arguments.
+        entry: which program: ``step``; ``micro`` where grads are accumulated; ``evaluate`` where there is an
+            ``eval_fn``; ``init`` where an optax state must be computed.
+        in_place: whether params and state are overwritten. Whether that is safe depends on the compiler's flags: ask
+            :meth:`StepProgram.hazards`.
+        apart: names of arguments that are not overwritten, because they had a hazard.
+
+    Raises:
+        LoweringError: if there is no such program.
+        Others as :func:`compile_step`.
+
+    Example:
+        >>> import numpy as np
+        >>> def loss(params, batch):
+        ...     return ((batch["x"] @ params["w"] - batch["y"]) ** 2).mean()
+        >>> batch = {"x": np.ones((4, 3), np.float32), "y": np.ones(4, np.float32)}
+        >>> program = lower_step(loss, {"w": np.zeros(3, np.float32)}, batch, "sgd", compute_dtype="f32")
+        >>> [(a.name, a.shape, a.result) for a in program.arguments if a.role == "param"]
+        [('params/w', (3,), 0)]
+    """
+    plan = plan_step(loss_fn, params, batch, optimizer, **settings)
+    compute = plan.update.compute(plan.asked)
+    parts = plan.parts(compute)
+    entries = {e.name: e for e in plan.entries(parts)}
+    if entry not in entries:
+        raise LoweringError(f"the step has no program '{entry}' (it has {', '.join(entries)})")
+    chosen = entries[entry]
+    out = [i for i, a in enumerate(plan.arguments) if a.name in apart]
+    text = plan.text(compute, parts, [chosen], out, in_place=in_place, name=f"{plan.name}_{entry}")
+    written = set(plan.overwritten(chosen)) - set(out) if in_place else set()
+    arguments = tuple(
+        ProgramArgument(
+            argument.name,
+            argument.role,
+            argument.shape,
+            leaf_of(argument, compute).dtype,
+            chosen.gives.index(i) if i in chosen.gives else None,
+            i in written,
+            _number(plan, argument),
+        )
+        for i, argument in ((i, plan.arguments[i]) for i in chosen.takes)
+    )
+    return StepProgram(plan.name, entry, text, arguments, chosen.results, compute)
+
+
+def _number(plan: StepPlan, argument: StepArgument) -> float | None:
+    from optgen.hyper import part
+
+    if argument.hyper is not None:
+        default = next(h.default for h in plan.update.hypers if h.name == argument.hyper.hyper)
+        return None if default is None else part(default, argument.hyper.part)
+    if argument.role == "count":
+        return 0.0
+    if argument.role == "scalar":
+        return plan.update.scalars[argument.path]
+    if argument.initial is not None and argument.initial.kind == "fill":
+        return float(argument.initial.number)
+    return None
+
+
+def compile_step(
+    loss_fn: Callable[..., Any],
+    params: Any,
+    batch: Any,
+    optimizer: Any,
+    *,
+    targets: str | Target | Sequence[str | Target] = "cpu",
+    in_place: bool = True,
+    progress: Progress | None = None,
+    use_cache: bool = True,
+    **settings: Any,
+) -> StepBundle:
+    """Compiles a whole training step: loss and gradient by JAX, the update by an optimizer, in one module.
+
+    Args:
+        loss_fn: ``loss_fn(params, batch)`` or, with a key, ``loss_fn(params, batch, rng)``; what JAX can derive. It
+            returns the loss, one float, or the loss and a dict of metrics.
+        params: a tree of arrays, or of what has shapes and dtypes.
+        batch: an example of a batch, of the very shapes that every step will get.
+        optimizer: a rule, its name, a chain, or an optax ``GradientTransformation``.
+        targets: one or more of ``optgen.targets``.
+        in_place: False to overwrite nothing, but copy results back.
+        progress: called as ``progress(name, target, None)`` before and ``(name, target, bytes)`` after each module.
+        use_cache: whether compiled modules may come from the cache.
+        settings:
+            ``rng``: True, or a key, if the loss takes one.
+            ``metrics``: of ``grad_norm`` and ``param_norm``, what to compute besides.
+            ``accumulate``: how many steps' grads make one update.
+            ``eval_fn``: ``eval_fn(params, batch)``, compiled beside the step; ``eval_batch`` an example of its batch.
+            ``trainable``: the leaves to train: patterns of paths, or a function of path and leaf. All by default.
+            ``compute_dtype``: of the update; by default f64 for f32 params on CPUs, and f32 on other targets.
+            ``state_dtype``, ``convention``, ``bake``, ``groups``: as for :func:`optgen.compile`.
+            ``name``: by default the loss function's.
+            Others are structure (``nesterov=True``) and defaults of hyperparameters (``lr=1e-3``).
+
+    Returns:
+        A bundle: ``bundle.save(path)`` writes it, ``optgen.load(path)`` or :class:`optgen.train.TrainStep` runs it.
+
+    Raises:
+        LeafError: for a leaf that is no array of a dtype that modules know, or that has no static shape.
+        RuleError: if JAX cannot trace or derive the loss.
+        HyperparameterError: for a setting that does not exist.
+        UnsupportedTargetError: for a target that lacks what the step needs, or would compute it wrong.
+        CompileError: if the compiler refuses the program.
+        CompilerNotFoundError: if JAX or the compiler is not installed.
+    """
+    plan = plan_step(loss_fn, params, batch, optimizer, **settings)
+    files: dict[str, bytes] = {}
+    modules: list[StepModule] = []
+    entries: tuple[EntryInfo, ...] = ()
+    for each in [targets] if isinstance(targets, str | Target) else targets:
+        target = get_target(each)
+        if progress:
+            progress(plan.name, target.name, None)
+        compute = plan.update.compute(plan.asked or (None if target.style.accumulator == "f64" else "f32"))
+        parts = plan.parts(compute)
+        entries = plan.entries(parts)
+        _check(target, plan, parts, compute)
+        module, data = _compile(plan, target, compute, parts, entries, in_place, use_cache)
+        files[module.file] = data
+        modules.append(module)
+        for key, part in parts.items():
+            files[_stablehlo(key, compute)] = part.stablehlo.encode()
+        if progress:
+            progress(plan.name, target.name, len(data))
+    if plan.update.stored:
+        buffer = io.BytesIO()
+        np.savez(buffer, allow_pickle=False, **_stored(plan))
+        files["initial.npz"] = buffer.getvalue()
+    manifest = StepManifest(
+        name=plan.name,
+        doc=plan.doc,
+        optimizer=plan.update.name,
+        arguments=plan.arguments,
+        entries=entries,
+        hypers=plan.update.hypers,
+        groups=plan.groups,
+        every=plan.update.every,
+        count=plan.update.count,
+        scalars=dict(plan.update.scalars),
+        metrics=plan.metrics,
+        evaluation=plan.result,
+        modules=tuple(modules),
+        stablehlo={name.partition("/")[2].removesuffix(".mlir"): name for name in files if name.endswith(".mlir")},
+        versions={"optgen": __version__, "iree-base-compiler": compiler_version(), "jax": version("jax")},
+    )
+    return StepBundle.of(manifest, files)
+
+
+def _stablehlo(key: str, compute: str) -> str:
+    return f"stablehlo/{key}-{compute}.mlir" if key in ("update", "mean") else f"stablehlo/{key}.mlir"
+
+
+def _stored(plan: StepPlan) -> dict[str, np.ndarray]:
+    return {
+        index: np.ascontiguousarray(array).view(storage_dtype(plan.update.state[int(index)].leaf.dtype))
+        for index, array in plan.update.stored.items()
+    }
+
+
+def _check(target: Target, plan: StepPlan, parts: dict[str, Part], compute: str) -> None:
+    """Refuses what the target lacks.
+
+    Raises:
+        UnsupportedTargetError: naming it.
+    """
+    leaves = [leaf_of(argument, compute) for argument in plan.arguments]
+    for part in parts.values():
+        if target.backend == "vulkan":
+            check_vulkan(target, part.stablehlo, (*leaves, *part.outputs))
+    target.check(dict.fromkeys(leaf.dtype for leaf in leaves if leaf.dtype in target.dtypes or "f" in leaf.dtype))
+
+
+def _compile(
+    plan: StepPlan,
+    target: Target,
+    compute: str,
+    parts: dict[str, Part],
+    entries: Sequence[EntryInfo],
+    in_place: bool,
+    use_cache: bool,
+) -> tuple[StepModule, bytes]:
+    """The module for one target, in which nothing is overwritten that is still read."""
+    flags = step_flags(target, [leaf_of(a, compute) for a in plan.arguments])
+    apart: set[int] = set()
+    every = {i for e in entries for i in plan.overwritten(e)}
+    reason = "" if in_place else "it was asked for out of place"
+    for attempt in range(_ROUNDS + 1):
+        if not in_place or attempt == _ROUNDS:
+            apart = set(every)
+        text = plan.text(compute, parts, entries, apart, fence_pools=target.backend == "vulkan")
+        made = compile_and_print(text, flags, use_cache=use_cache)
+        hazards = find_hazards(made.printed)
+        by_name = {e.name: e for e in entries}
+        found = {by_name[h.function].takes[h.argument] for h in hazards if h.argument >= 0}
+        if not found & (every - apart):
+            break
+        reason = reason or str(hazards[0])
+        apart |= found & every
+    if target.backend == "vulkan":
+        check_stored(target, made.printed)
+    file = f"modules/{target.name.replace(':', '-')}.vmfb"
+    module = StepModule(
+        target.name,
+        target.backend,
+        file,
+        in_place=not apart,
+        copies=count_copies(made.stream),
+        arch=target.arch,
+        features=target.features,
+        compute=compute,
+        apart=tuple(sorted(apart)),
+        reason=reason if apart else "",
+    )
+    return module, made.module
+
+
+def step_flags(target: Target, leaves: Sequence[LeafInfo]) -> tuple[str, ...]:
+    """The compiler's flags for a step on ``leaves``."""
+    if target.backend == "cpu":
+        # Else the code assumes 64-byte alignment and crashes on memory that numpy or a slice of it gives.
+        alignment = min(storage_dtype(leaf.dtype).itemsize for leaf in leaves)
+        return (*target.flags, f"--iree-stream-resource-min-offset-alignment={alignment}")
+    if target.backend == "vulkan":
+        # With recorded command buffers a program was seen to give NaN from its third call.
+        return (*target.flags, "--iree-hal-indirect-command-buffers=false")
+    return target.flags

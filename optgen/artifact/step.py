@@ -67,7 +67,7 @@ class EntryInfo:
     """A program of a step's modules.
 
     Attributes:
-        name: of the function: ``step``, ``micro`` (adds to a mean of grads and updates nothing), ``evaluate``, ``init``.
+        name: of the function: ``step``, ``micro`` (adds to a mean of grads, updates nothing), ``evaluate``, ``init``.
         takes: the positions of its arguments.
         gives: for each result the position of the argument that it replaces, or -1.
         results: name, shape and dtype of each result.

@@ -9,16 +9,19 @@ memory are tied to it, and values are still in SSA form, which tells a read of t
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from optgen.lower.order import Order, When
 from optgen.lower.pointwise import Bodies
 
 #: The flag that makes iree-compile print what :func:`find_hazards` reads.
 PRINT_FLAG = "--mlir-print-ir-before=iree-stream-schedule-allocation"
 _HEADER = "// -----// IR Dump"
+_COMMANDS = tuple(
+    f"stream.async.{name}" for name in ("dispatch", "update", "copy", "fill", "clone", "transfer", "slice", "load")
+)
 #: Commands whose first operand is the memory that they write, and nothing else.
 _TARGET_FIRST = ("stream.async.update", "stream.async.copy", "stream.async.fill")
 
@@ -85,21 +88,6 @@ def _last_module(printed: str) -> str:
     return rest[rest.index("\n") :]
 
 
-@dataclass(frozen=True)
-class _When:
-    """A time: commands of the same group of the same region run side by side.
-
-    Attributes:
-        region: the number of the ``stream.async.execute``; 0 for the host.
-        group: within it.
-        command: the number of the command.
-    """
-
-    region: int
-    group: int
-    command: int = 0
-
-
 @dataclass
 class _Memory:
     """An argument's memory: its versions, by the writes that have been made."""
@@ -108,9 +96,9 @@ class _Memory:
     #: The newest version, the command that wrote it, and when.
     version: int = 0
     writer: str = ""
-    when: _When | None = None
+    when: When | None = None
     #: Reads, with the time of each.
-    reads: list[tuple[_When, str]] = field(default_factory=list)
+    reads: list[tuple[When, str]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -130,12 +118,8 @@ class _Function:
         self.bodies = bodies
         self.places: dict[Any, _Place] = {}
         self.found: dict[Hazard, None] = {}
-        self.now = _When(0, 0)
+        self.order = Order()
         self.nested = 0
-        #: What each region, by its number, comes after; what the host has waited for; what timepoints stand for.
-        self.before: dict[int, frozenset[int]] = {0: frozenset()}
-        self.timepoints: dict[Any, frozenset[int]] = {}
-        self.regions = 0
 
     def run(self) -> list[Hazard]:
         self.walk(self.block)
@@ -149,15 +133,7 @@ class _Function:
                 "stream.async.execute": self.executing,
                 "stream.async.concurrent": self.concurrent,
                 "stream.timepoint.await": self.awaiting,
-                "stream.timepoint.join": self.joining,
-                "stream.async.dispatch": self.command,
-                "stream.async.update": self.command,
-                "stream.async.copy": self.command,
-                "stream.async.fill": self.command,
-                "stream.async.clone": self.command,
-                "stream.async.transfer": self.command,
-                "stream.async.slice": self.command,
-                "stream.async.load": self.command,
+                "stream.timepoint.join": self.order.joined,
                 "stream.tensor.export": self.command,
                 "util.optimization_barrier": self.passing,
             }.get(op.name)
@@ -176,22 +152,14 @@ class _Function:
         self.places[op.results[0]] = _Place(_Memory(number), 0)
 
     def executing(self, op: Any) -> None:
-        self.regions += 1
-        number = self.regions
-        self.before[number] = self.before[0].union(*(self.timepoints.get(v, ()) for v in op.operands))
-        self.now = _When(number, 0, self.now.command)
+        self.order.begin(op)
         self.enter(op, ordered=True)
-        self.now = _When(0, 0, self.now.command)
-        for result in op.results:
-            self.timepoints[result] = self.before[number] | {number}
+        self.order.end(op)
 
     def concurrent(self, op: Any) -> None:
-        self.next()
+        self.order.next_group()
         self.enter(op, ordered=False)
-        self.next()
-
-    def next(self) -> None:
-        self.now = dataclasses.replace(self.now, group=self.now.group + 1)
+        self.order.next_group()
 
     def enter(self, op: Any, *, ordered: bool) -> None:
         block = op.regions[0].blocks[0]
@@ -201,7 +169,7 @@ class _Function:
                 self.places[argument] = self.places[outer]
         for each in block.operations:
             if ordered:
-                self.next()
+                self.order.next_group()
             self.step(each.operation)
         last = list(block.operations)[-1].operation
         for result, inner in zip(op.results, last.operands, strict=False):
@@ -215,22 +183,22 @@ class _Function:
             self.concurrent(op)
         elif op.regions:
             self.control(op)
-        else:
+        elif op.name in _COMMANDS:
             self.command(op)
+            if op.name == "stream.async.transfer":  # within one device it need not move anything
+                self.passing(op)
+        else:
+            self.other(op)
 
     def awaiting(self, op: Any) -> None:
         resources = [v for v in op.operands if "resource" in str(v.type)]
         for result, outer in zip(op.results, resources, strict=False):
             if outer in self.places:
                 self.places[result] = self.places[outer]
-        self.before[0] = self.before[0].union(*(self.timepoints.get(v, ()) for v in op.operands))
-
-    def joining(self, op: Any) -> None:
-        for result in op.results:
-            self.timepoints[result] = frozenset().union(*(self.timepoints.get(v, ()) for v in op.operands))
+        self.order.waited(op)
 
     def passing(self, op: Any) -> None:
-        for result, operand in zip(op.results, op.operands, strict=True):
+        for result, operand in zip(op.results, op.operands, strict=False):
             if operand in self.places:
                 self.places[result] = self.places[operand]
 
@@ -239,7 +207,7 @@ class _Function:
     def command(self, op: Any) -> None:
         """Something that reads its operands and may write those that results are tied to."""
         label = _label(op)
-        self.now = dataclasses.replace(self.now, command=self.now.command + 1)
+        self.order.next_command()
         written: list[tuple[_Place, Any]] = []
         for result, operand in zip(op.results, _tied(op), strict=False):
             if operand is not None and op.operands[operand] in self.places:
@@ -256,12 +224,12 @@ class _Function:
             if self.nested:
                 self.report(memory, label, label, "unknown")
             for when, reader in memory.reads:
-                if self.beside(when):
+                if self.order.beside(when):
                     self.report(memory, reader, label, "concurrent")
             if place.version != memory.version:  # two results in the same memory
                 self.report(memory, label, memory.writer, "after")
             memory.version += 1
-            memory.writer, memory.when = label, self.now
+            memory.writer, memory.when = label, self.order.now
             self.places[result] = _Place(memory, memory.version)
 
     def reads(self, op: Any, index: int) -> bool:
@@ -274,28 +242,18 @@ class _Function:
 
     def read(self, place: _Place, label: str) -> None:
         memory = place.memory
-        beside = memory.when is not None and self.beside(memory.when)
+        beside = memory.when is not None and self.order.beside(memory.when)
         if place.version != memory.version:
             self.report(memory, label, memory.writer, "concurrent" if beside else "after")
         elif beside:
             self.report(memory, label, memory.writer, "concurrent")
-        memory.reads.append((self.now, label))
-
-    def beside(self, when: _When) -> bool:
-        """Whether nothing orders this command and the one at ``when``."""
-        if when.command == self.now.command:
-            return False
-        if when.region == self.now.region:
-            return self.now.region > 0 and when.group == self.now.group
-        return self.now.region > 0 and when.region > 0 and when.region not in self.before[self.now.region]
+        memory.reads.append((self.order.now, label))
 
     def control(self, op: Any) -> None:
         """A loop or a branch: it may read arguments' memory, as long as nothing in it writes any."""
         self.other(op)
         self.nested += 1
-        for region in op.regions:
-            for block in region.blocks:
-                self.walk(block)
+        self.order.control(op, self.walk)
         self.nested -= 1
 
     def other(self, op: Any) -> None:
@@ -304,7 +262,7 @@ class _Function:
             place = self.places.get(value)
             if place is not None:
                 self.read(place, op.name)
-                if any("resource" in str(r.type) for r in op.results):
+                if self.order.now.region or any("resource" in str(r.type) for r in op.results):
                     self.report(place.memory, op.name, place.memory.writer or "another command", "unknown")
 
     def report(self, memory: _Memory, reader: str, writer: str, kind: str) -> None:

@@ -179,15 +179,15 @@ class TrainStep:
         results = self._results(entry, bindings, held)
         held.wrote()
         loss, metrics = 0.0, []
-        for give, leaf, result in zip(entry.gives, entry.results, results, strict=True):
+        for give, made, result in zip(entry.gives, entry.results, results, strict=True):
             if give >= 0:
                 argument = self.manifest.arguments[give]
                 if argument.role in ("count", "scalar"):
                     state[argument.path] = int(result) if argument.role == "count" else float(result)
-            elif leaf.path == "loss":
-                loss = float(_typed(result, leaf.dtype))
+            elif made.path == "loss":
+                loss = float(_typed(result, made.dtype))
             else:
-                metrics.append(_plain(_typed(result, leaf.dtype)))
+                metrics.append(_plain(_typed(result, made.dtype)))
         return loss, restore(self.manifest.metrics, metrics)
 
     def evaluate(self, params: Any, batch: Any) -> Any:

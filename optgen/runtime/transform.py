@@ -256,7 +256,7 @@ class _Function:
         for i, (array, argument) in enumerate(self.arrays):
             known = self.bindings[i]
             if known is None or known.staged or argument.dtype == "i1":
-                given = array.astype(np.int32) if argument.dtype == "i1" else memory.writablealias(array)
+                given = array.astype(np.int32) if argument.dtype == "i1" else memory.writable_alias(array)
                 self.bindings[i] = self.device.bind(given, argument.passed, argument.shape)
         views = self.module.call([b for b in self.bindings if b is not None], len(self.info.outputs))
         results = [_empty(output) for output in self.info.outputs]

@@ -11,7 +11,7 @@ from optgen.artifact.manifest import LeafInfo
 from optgen.dsl.trace import import_jax
 from optgen.errors import LeafError, OptgenError, RuleError
 from optgen.runtime.tree import map_tree, show, walk
-from optgen.train.parts import BUILT_IN, Part, is_float, struct, trace_part, wide_numbers
+from optgen.train.parts import BUILT_IN, Part, is_float, trace_part, wide_numbers
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def trace_gradient(loss: Callable[..., Any], examples: Examples, metrics: Sequen
 
     def flat(*leaves: Any) -> list[Any]:
         (value, extra), grads = jax.value_and_grad(scalar, argnums=tuple(at), has_aux=True)(*leaves)
-        extra = dict(extra) | {n: v for n, v in _built_in(metrics, grads, [leaves[i] for i in at])}
+        extra = dict(extra) | dict(_built_in(metrics, grads, [leaves[i] for i in at]))
         found["metrics"] = extra
         return [*grads, value, *(jax.numpy.asarray(v) for _, v in walk(extra))]
 
@@ -177,9 +177,3 @@ def _built_in(names: Sequence[str], grads: Sequence[Any], params: Sequence[Any])
 def examples_like(examples: Examples, batch: Any, batch_leaves: tuple[LeafInfo, ...]) -> Examples:
     """The same params with another batch and no key, for evaluation."""
     return Examples(examples.params, batch, "", examples.param_leaves, batch_leaves, examples.trained)
-
-
-def shapes_of(loss: Callable[..., Any], examples: Examples) -> Any:
-    """The loss's result without its numbers, for checks."""
-    jax = import_jax()
-    return jax.eval_shape(lambda *v: loss(*examples.arguments(v)), *(struct(leaf) for leaf in examples.inputs))

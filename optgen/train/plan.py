@@ -176,7 +176,8 @@ def plan_step(
         optimizer, examples, accumulate, compute_dtype, state_dtype, convention, bake, groups or {}, settings
     )
     gradient, metric_tree = trace_gradient(loss_fn, examples, metrics)
-    evaluation, result, eval_leaves = None, None, ()
+    evaluation, result = None, None
+    eval_leaves: tuple[LeafInfo, ...] = ()
     if eval_fn is not None:
         other = batch if eval_batch is None else eval_batch
         structure_of(other, "eval_batch")

@@ -55,7 +55,7 @@ class Hazard:
         return f"{self.function}: {self.reader} {how}"
 
 
-def find_hazards(printed: str) -> list[Hazard]:
+def find_hazards(printed: str, *, movable: bool = False) -> list[Hazard]:
     """The hazards of every function in the IR that the compiler printed with :data:`PRINT_FLAG`.
 
     The analysis is exact for straight programs, and refuses what it cannot follow: memory that is written inside a
@@ -64,6 +64,7 @@ def find_hazards(printed: str) -> list[Hazard]:
     Args:
         printed: what iree-compile wrote to its standard error. Of several modules (constants are evaluated in one of
             their own) the last one counts.
+        movable: whether the device's compiler may move loads behind stores; see :class:`Bodies`. True for GPUs.
 
     Raises:
         ValueError: if there is no such module in it.
@@ -74,7 +75,7 @@ def find_hazards(printed: str) -> list[Hazard]:
     found: list[Hazard] = []
     with ir.Context():
         module = ir.Module.parse(text)
-        bodies = Bodies(module)
+        bodies = Bodies(module, movable=movable)
         for op in module.body.operations:
             if op.operation.name in ("util.func", "func.func") and op.operation.regions[0].blocks:
                 found += _Function(op.operation, bodies).run()

@@ -15,9 +15,17 @@ _LOAD, _STORE = "iree_tensor_ext.dispatch.tensor.load", "iree_tensor_ext.dispatc
 
 
 class Bodies:
-    """The bodies of a module's commands. Bindings that cannot be understood count as read, and as not pointwise."""
+    """The bodies of a module's commands. Bindings that cannot be understood count as read, and as not pointwise.
 
-    def __init__(self, module: Any) -> None:
+    Args:
+        module: the program.
+        movable: whether loads may be moved behind stores. The two are different bindings, of which one says that it is
+            only read: Mesa's Vulkan driver, and others for GPUs, take that for a promise. Then what is read of memory
+            that is overwritten must go into what overwrites it and into nothing else.
+    """
+
+    def __init__(self, module: Any, *, movable: bool = False) -> None:
+        self._movable = movable
         self._functions: dict[tuple[str, str], Any] = {}
         for each in module.body.operations:
             if each.operation.name != "stream.executable":
@@ -51,7 +59,7 @@ class Bodies:
         if len(stores) != 1 or any(_slice(load) != _slice(stores[0]) for load in loads):
             return False
         stored = stores[0].operands[0]
-        return all(_leads(load.results[0], stored) for load in loads)
+        return all(_leads(load.results[0], stored, self._movable) for load in loads)
 
     def _argument(self, op: Any, operand: int) -> Any:
         """The argument of the body that is the ``operand`` of ``op``; None if there is no body to look at."""
@@ -65,7 +73,7 @@ class Bodies:
         return function.regions[0].blocks[0].arguments[index]
 
 
-def _leads(value: Any, stored: Any) -> bool:
+def _leads(value: Any, stored: Any, movable: bool) -> bool:
     """Whether every use of ``value`` is by an elementwise operation that makes ``stored`` of it, place by place."""
     users = [use for use in _users(value) if use.name != _STORE]
     for op in users:
@@ -78,11 +86,34 @@ def _leads(value: Any, stored: Any) -> bool:
             m != out for m, operand in zip(maps, op.operands, strict=True) if operand == value
         ):
             return False
-        made = [r for r in op.results if r == stored or (any(True for _ in r.uses) and _leads(r, stored))]
-        others = [r for r in op.results if r not in made]
-        if not made or any(user.name != _STORE for r in others for user in _users(r)):
+        made = [r for r in op.results if r == stored or (any(True for _ in r.uses) and _leads(r, stored, movable))]
+        others = [(i, r) for i, r in enumerate(op.results) if r not in made]
+        if not made or any(user.name != _STORE for _, r in others for user in _users(r)):
+            return False
+        if movable and any(_depends(op, i, value) for i, _ in others):
+            return False
+        if movable and any(user.name == _STORE for r in made if r != stored for user in _users(r)):
             return False
     return bool(users) or value == stored
+
+
+def _depends(op: Any, result: int, value: Any) -> bool:
+    """Whether a result of a ``linalg.generic`` is computed from its operand ``value``."""
+    block = op.regions[0].blocks[0]
+    operations = list(block.operations)
+    wanted = [operations[-1].operation.operands[result]]
+    mine = [a for a, operand in zip(block.arguments, op.operands, strict=True) if operand == value]
+    seen: list[Any] = []
+    while wanted:
+        each = wanted.pop()
+        if each in mine:
+            return True
+        if each not in seen:
+            seen.append(each)
+            owner = each.owner
+            if hasattr(owner, "operation"):
+                wanted += list(owner.operation.operands)
+    return False
 
 
 def _elementwise_maps(op: Any) -> list[str] | None:

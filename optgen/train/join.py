@@ -140,10 +140,15 @@ def _fence_pools(ir: Any, function: Any) -> None:
 
 def _entry(entry: Entry, parts: Mapping[str, Part]) -> dict[str, Any]:
     known = {leaf.path: f"%arg{i}" for i, leaf in enumerate(entry.arguments)}
-    calls = []
+    calls: list[dict[str, Any]] = []
+    unused: list[dict[str, str]] = []
     for number, key in enumerate(entry.parts):
         part = parts[key]
         count = range(len(part.outputs))
+        for leaf in part.inputs:  # numbers that it does not use
+            if leaf.path not in known:
+                known[leaf.path] = f"%unused{len(unused)}"
+                unused.append({"name": known[leaf.path], "type": tensor(leaf)})
         last = number == len(entry.parts) - 1
         calls.append(
             {
@@ -163,6 +168,7 @@ def _entry(entry: Entry, parts: Mapping[str, Part]) -> dict[str, Any]:
             {"type": tensor(a), "aliased": positions[a.path] if a.path in entry.aliased else None}
             for a in entry.arguments
         ],
+        "unused": unused,
         "calls": calls,
         "results": [known[leaf.path] for leaf in entry.results],
         "result_types": [tensor(leaf) for leaf in entry.results],

@@ -14,6 +14,7 @@ from typing import Any
 from optgen.dsl.ops import TREE_PREFIX
 from optgen.dsl.trace import import_jax
 from optgen.errors import LoweringError
+from optgen.train import trigonometry
 
 #: What a coroutine hands over: how to combine, and its own part.
 _Partial = tuple[str, Any]
@@ -98,10 +99,20 @@ def _has_tree(jaxpr: Any) -> bool:
 
 
 def _bind(equation: Any, values: Sequence[Any]) -> list[Any]:
+    own = {"cos": trigonometry.cos, "sin": trigonometry.sin}.get(equation.primitive.name)
+    if own is not None and equation.outvars[0].aval.dtype == "float64":
+        return [own(values[0])]
     given = equation.primitive.get_bind_params(equation.params)
     functions, params = given if isinstance(given, tuple) else ((), given)  # JAX before 0.10 has both
     found = equation.primitive.bind(*functions, *values, **params)
     return list(found) if equation.primitive.multiple_results else [found]
+
+
+def _reduces(equation: Any) -> bool:
+    """Whether an equation makes numbers of whole leaves."""
+    return all(var.aval.shape == () for var in equation.outvars) and any(
+        var.aval.shape != () for var in equation.invars
+    )
 
 
 def _run(jaxpr: Any, known: dict[Any, Any]) -> _Run:
@@ -127,6 +138,10 @@ def _run(jaxpr: Any, known: dict[Any, Any]) -> _Run:
             results = yield from _run(inner.jaxpr, bound | dict(zip(inner.jaxpr.invars, given, strict=True)))
         else:
             results = _bind(equation, given)
+            if _reduces(equation):
+                # Else the compiler may make one kernel of a norm and the update that needs it, and such a kernel
+                # reads elements of the leaf after it has written others.
+                results = list(import_jax().lax.optimization_barrier(results))
         values.update(zip(equation.outvars, results, strict=True))
     return [read(var) for var in jaxpr.outvars]
 

@@ -131,8 +131,12 @@ class StepPlan:
         return join(name, parts, made, fence_pools=fence_pools)
 
     def overwritten(self, entry: EntryInfo) -> tuple[int, ...]:
-        """The arguments that a program may overwrite: arrays, but no numbers, which other kernels still read."""
-        return tuple(i for i in entry.gives if i >= 0 and self.arguments[i].role in ("param", "state"))
+        """The arguments that a program may overwrite: arrays, but no single numbers, which many kernels read."""
+        return tuple(
+            i
+            for i in entry.gives
+            if i >= 0 and self.arguments[i].role in ("param", "state") and self.arguments[i].shape
+        )
 
 
 def leaf_of(argument: StepArgument, compute: str) -> LeafInfo:

@@ -71,9 +71,14 @@ class StepProgram:
     results: tuple[LeafInfo, ...]
     compute: str
 
-    def hazards(self, flags: Sequence[str]) -> list[Hazard]:
-        """Compiles the program with ``flags`` and gives the hazards of its aliasing: empty where it is safe."""
-        return find_hazards(compile_and_print(self.mlir, flags).printed)
+    def hazards(self, flags: Sequence[str], *, movable: bool = False) -> list[Hazard]:
+        """Compiles the program with ``flags`` and gives the hazards of its aliasing: empty where it is safe.
+
+        Args:
+            flags: for iree-compile.
+            movable: True for GPUs; see :func:`optgen.lower.hazard.find_hazards`.
+        """
+        return find_hazards(compile_and_print(self.mlir, flags).printed, movable=movable)
 
 
 def lower_step(
@@ -283,7 +288,7 @@ def _compile(
             apart = set(every)
         text = plan.text(compute, parts, entries, apart, fence_pools=target.backend == "vulkan")
         made = compile_and_print(text, flags, use_cache=use_cache)
-        hazards = find_hazards(made.printed)
+        hazards = find_hazards(made.printed, movable=target.backend != "cpu")
         by_name = {e.name: e for e in entries}
         found = {by_name[h.function].takes[h.argument] for h in hazards if h.argument >= 0}
         if not found & (every - apart):
@@ -308,12 +313,17 @@ def _compile(
     return module, made.module
 
 
+#: Without it new moments in f32 go through memory of their own: one more kernel and two copies for each leaf. Not for
+#: GPUs: in one kernel for several results their compilers read the old moment when the new one has been written.
+_FUSION = "--iree-dispatch-creation-enable-aggressive-fusion"
+
+
 def step_flags(target: Target, leaves: Sequence[LeafInfo]) -> tuple[str, ...]:
     """The compiler's flags for a step on ``leaves``."""
     if target.backend == "cpu":
         # Else the code assumes 64-byte alignment and crashes on memory that numpy or a slice of it gives.
         alignment = min(storage_dtype(leaf.dtype).itemsize for leaf in leaves)
-        return (*target.flags, f"--iree-stream-resource-min-offset-alignment={alignment}")
+        return (*target.flags, _FUSION, f"--iree-stream-resource-min-offset-alignment={alignment}")
     if target.backend == "vulkan":
         # With recorded command buffers a program was seen to give NaN from its third call.
         return (*target.flags, "--iree-hal-indirect-command-buffers=false")

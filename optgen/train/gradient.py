@@ -9,9 +9,9 @@ from typing import Any
 from optgen.artifact.function import Structure, structure_of
 from optgen.artifact.manifest import LeafInfo
 from optgen.dsl.trace import import_jax
-from optgen.errors import LeafError, OptgenError, RuleError
-from optgen.runtime.tree import map_tree, show, walk
-from optgen.train.parts import BUILT_IN, Part, is_float, trace_part, wide_numbers
+from optgen.errors import OptgenError, RuleError
+from optgen.runtime.tree import map_tree, walk
+from optgen.train.parts import BUILT_IN, Part, trace_part, wide_numbers
 
 
 @dataclass(frozen=True)
@@ -68,14 +68,8 @@ def trace_gradient(loss: Callable[..., Any], examples: Examples, metrics: Sequen
 
     Raises:
         RuleError: if JAX cannot trace or derive it, or it returns something else.
-        LeafError: for a trained leaf that is no float.
     """
     jax = import_jax()
-    for leaf in examples.trained_leaves:
-        if not is_float(leaf):
-            raise LeafError(
-                f"{show(leaf.path)} must have a float dtype to be trained (got {leaf.dtype}): leave it out of trainable"
-            )
     label = str(getattr(loss, "__name__", "the loss"))
     found: dict[str, Any] = {}
 

@@ -15,10 +15,10 @@ from optgen.errors import HyperparameterError, LeafError
 from optgen.hyper import PARTS, Scalar
 from optgen.rules import get_rule
 from optgen.runtime.loading import split_settings
-from optgen.runtime.tree import map_tree, walk
+from optgen.runtime.tree import map_tree, show, walk
 from optgen.train.gradient import Examples, examples_like, trace_evaluation, trace_gradient
 from optgen.train.join import Entry, join, passed_through, unread
-from optgen.train.parts import Part, leaves_of_example
+from optgen.train.parts import Part, is_float, leaves_of_example
 from optgen.train.update import COUNT, Update, hyper_name, optax_update, rule_update
 
 _STATIC = (
@@ -176,6 +176,11 @@ def plan_step(
     batch_leaves = leaves_of_example(batch, "batch", hint=_STATIC)
     trained = tuple(leaf.path for leaf in param_leaves if leaf.path in chosen)
     examples = Examples(params, batch, _kind_of_key(rng), param_leaves, batch_leaves, trained)
+    for leaf in examples.trained_leaves:
+        if not is_float(leaf):
+            raise LeafError(
+                f"{show(leaf.path)} must have a float dtype to be trained (got {leaf.dtype}): leave it out of trainable"
+            )
     update = _update(
         optimizer, examples, accumulate, compute_dtype, state_dtype, convention, bake, groups or {}, settings
     )
@@ -322,9 +327,9 @@ def _arguments(examples: Examples, update: Update, eval_leaves: Sequence[LeafInf
     found += [
         StepArgument(s.leaf.path, "state", s.leaf.shape, s.leaf.dtype, s.keys, initial=s.initial) for s in update.state
     ]
-    found += [StepArgument(f"state/{name}", "scalar", (), COMPUTE, (name,)) for name in update.scalars]
     if update.counts:
         found.append(StepArgument(COUNT, "count", (), "i32", ("step",)))
+    found += [StepArgument(f"state/{name}", "scalar", (), COMPUTE, (name,)) for name in update.scalars]
     found += [StepArgument(leaf.path, "batch", leaf.shape, leaf.dtype) for leaf in examples.batch_leaves]
     if examples.rng:
         found.append(StepArgument("rng", "rng", (2,), "ui32"))

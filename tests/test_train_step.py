@@ -34,8 +34,7 @@ from optgen.errors import (
 from optgen.lower.hazard import find_hazards
 from optgen.runtime.tree import leaves_of, map_tree, walk
 from optgen.targets import get_target
-from optgen.train import TrainStep, compile_step, lower_step
-from optgen.train.step import step_flags
+from optgen.train import TrainStep, compile_step, lower_step, step_flags
 
 STEPS, LR = 50, 1e-2
 #: The update is rounded once, as the reference's is. What remains is f32 in the gradient, which two compilers add up in

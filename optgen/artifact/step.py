@@ -185,6 +185,11 @@ class StepManifest:
             raise BundleError(f"manifest.json lacks {error}") from error
 
 
+def hyper_name(scalar: Scalar) -> str:
+    """What an argument that is part of a hyperparameter is called: ``lr``, ``beta1``, ``beta1/complement``."""
+    return scalar.hyper if scalar.part == "value" else f"{scalar.hyper}/{scalar.part}"
+
+
 def _argument(data: Mapping[str, Any]) -> StepArgument:
     hyper, initial = data["hyper"], data["initial"]
     return StepArgument(

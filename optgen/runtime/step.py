@@ -11,17 +11,16 @@ import numpy as np
 
 from optgen.artifact.function import restore
 from optgen.artifact.step import COMPUTE, EntryInfo, StepBundle, StepManifest, StepModule, write_step
-from optgen.dtypes import from_float64, numpy_dtype, storage_dtype, to_float64
+from optgen.dtypes import numpy_dtype, storage_dtype
 from optgen.errors import HyperparameterError, TreeError
 from optgen.hyper import Hyper, part
 from optgen.runtime import memory
 from optgen.runtime.device import Binding, Device, get_device, tasks_pay
-from optgen.runtime.groups import Groups
 from optgen.runtime.memory import Leaf
 from optgen.runtime.module import LoadedModule, check_runtime
 from optgen.runtime.select import choose
 from optgen.runtime.step_leaves import Held, StepLeaves
-from optgen.runtime.tree import nest
+from optgen.runtime.step_state import first_state
 
 
 class TrainStep:
@@ -90,45 +89,12 @@ class TrainStep:
             TreeError, LeafError: if ``params`` are not what the step was compiled for.
             HyperparameterError: if a hyperparameter is unknown, out of range, or needed and has no default.
         """
-        found = self._leaves.params(params, written=False)
         given = {**self._defaults, **{n: self._hyper(n).check(v) for n, v in hypers.items()}}
-        groups = Groups(self.manifest.groups, self._group_hyper, {})
+        found = self._leaves.params(params, written=False)
         computed: list[np.ndarray] = []
         if (entry := self.manifest.entry("init")) is not None:
             computed = self._results(entry, self._bindings(entry, found))
-        leaves = []
-        state = [(i, a) for i, a in enumerate(self.manifest.arguments) if a.role == "state"]
-        by_path = {leaf.path: leaf for leaf in found.values()}
-        for number, (_, argument) in enumerate(state):
-            initial = argument.initial
-            assert initial is not None
-            array = memory.empty(argument.shape, argument.dtype)
-            if initial.kind == "copy":
-                source = by_path[initial.path]
-                array[...] = from_float64(to_float64(source.array, source.dtype), argument.dtype)
-            elif initial.kind == "computed":
-                array[...] = computed[int(initial.number)]
-            elif initial.kind == "stored":
-                array[...] = self.bundle.stored[str(number)].reshape(argument.shape)
-            else:
-                value: Any = initial.number
-                if initial.kind == "hyper":
-                    value = groups.of(argument.path.partition("/")[2]).numbers.get(
-                        initial.path, given.get(initial.path)
-                    )
-                    if value is None:
-                        raise HyperparameterError(
-                            f"'{initial.path}' must be given to init: the state of '{self.manifest.optimizer}' starts "
-                            "with it"
-                        )
-                array[...] = from_float64(np.array(float(value)), argument.dtype)
-            typed = array.view(numpy_dtype("bf16")) if argument.dtype == "bf16" else array
-            leaves.append((argument.keys, typed))
-        tree = nest(leaves) if leaves else {}
-        if not self._leaves.numbers:
-            return tree
-        counts = {name: 0 if role == "count" else self.manifest.scalars[name] for name, role in self._leaves.numbers}
-        return {**counts, **tree}
+        return first_state(self.bundle, found, given, computed)
 
     def step(
         self, params: Any, state: Any, batch: Any, lr: float | None = None, rng: Any = None, **hypers: Any
@@ -294,9 +260,6 @@ class TrainStep:
                     f"'{name}' must be given: optimizer '{self.manifest.optimizer}' has no default for it"
                 )
         return {name: values[name] for name in self._hypers}
-
-    def _group_hyper(self, name: str) -> Hyper:
-        return self._hypers.get(name, Hyper(name, signed=True))
 
     def _hyper(self, name: str) -> Hyper:
         if name in self._hypers:

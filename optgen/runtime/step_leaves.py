@@ -15,7 +15,6 @@ from optgen.runtime import memory
 from optgen.runtime.device import Binding, Device
 from optgen.runtime.memory import Leaf
 from optgen.runtime.recall import Recalled
-from optgen.runtime.transform import alias
 from optgen.runtime.tree import leaves_of, show
 
 _BATCH = (
@@ -165,7 +164,7 @@ class Held:
         direct = True
         for index, leaf in leaves.items():
             if memory.usable(leaf.array):
-                self.arrays[index] = alias(leaf.array)
+                self.arrays[index] = memory.alias(leaf.array)
                 direct &= leaf.kind != "jax"
             else:
                 self.arrays[index] = memory.aligned_copy(leaf.array, leaf.dtype)
@@ -182,7 +181,7 @@ class Held:
             # From here on weak references tell whether the arrays are still there.
             for leaf in leaves.values():
                 leaf.address  # noqa: B018  asked for now, it is kept
-                leaf.array, leaf.owner = alias(leaf.array), None
+                leaf.array, leaf.owner = memory.alias(leaf.array), None
 
     def matches(self, params: Any, state: Any) -> bool:
         """Whether these are the same arrays over the same memory."""

@@ -284,7 +284,7 @@ class BoundTree:
         for index, leaf in enumerate(leaves):
             own = memory.usable(leaf.array) and (leaf.kind != "jax" or index not in writes)
             # Views that do not keep the leaves alive: a step that is only remembered must not.
-            array = alias(leaf.array) if own else memory.aligned_copy(leaf.array, leaf.dtype)
+            array = memory.alias(leaf.array) if own else memory.aligned_copy(leaf.array, leaf.dtype)
             if not own:
                 self.direct = False
                 if index in writes and leaf.kind != "jax":
@@ -375,11 +375,3 @@ def _number(value: Any, argument: TensorInfo, what: str) -> np.ndarray:
 
 def _empty(output: LeafInfo) -> np.ndarray:
     return np.empty(output.shape, storage_dtype(output.dtype))
-
-
-def alias(array: np.ndarray) -> np.ndarray:
-    """The memory of a C-contiguous ``array`` as an array that does not keep it alive."""
-    import ctypes
-
-    raw = (ctypes.c_char * array.nbytes).from_address(array.ctypes.data)
-    return np.ndarray(array.shape, array.dtype, memoryview(raw))

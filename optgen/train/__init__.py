@@ -15,16 +15,19 @@ from optgen.runtime.step import TrainStep as TrainStep
 
 if TYPE_CHECKING:
     from optgen.train.compile import compile_function as compile_function
-    from optgen.train.step import StepProgram as StepProgram
+    from optgen.train.program import StepProgram as StepProgram
+    from optgen.train.program import lower_step as lower_step
+    from optgen.train.program import step_flags as step_flags
     from optgen.train.step import compile_step as compile_step
-    from optgen.train.step import lower_step as lower_step
 
 _LATE = {
-    "compile_function": "compile", "compile_step": "step", "lower_step": "step", "StepProgram": "step",
+    "compile_function": "compile", "compile_step": "step", "lower_step": "program", "StepProgram": "program",
+    "step_flags": "program",
 }  # fmt: skip
 
 __all__ = [
     "CompiledFunction", "StepProgram", "TrainStep", "compile_function", "compile_step", "load_function", "lower_step",
+    "step_flags",
 ]  # fmt: skip
 
 

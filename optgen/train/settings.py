@@ -10,7 +10,7 @@ from typing import Any
 from optgen.artifact.function import structure_of
 from optgen.artifact.manifest import LeafInfo
 from optgen.artifact.step import COMPUTE, StepArgument, hyper_name
-from optgen.errors import HyperparameterError, LeafError
+from optgen.errors import HyperparameterError, LeafError, RuleError
 from optgen.hyper import PARTS, Scalar
 from optgen.rules import get_rule
 from optgen.runtime.loading import split_settings
@@ -156,6 +156,11 @@ def _update(
             )
         return optax_update(optimizer, _trained_tree(examples))
     rule = get_rule(optimizer, convention)
+    if len(rule.inputs) != 1:
+        raise RuleError(
+            f"'{rule.name}' must not be the optimizer of a step: beside the grad it takes {', '.join(rule.inputs[1:])}, "
+            "which a loss does not give"
+        )
     if accumulate > 1:
         rule = chain(accumulation(accumulate), rule)
     structure, values = split_settings(rule.flags, rule.optional, settings)

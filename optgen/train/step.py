@@ -160,7 +160,9 @@ def _compile(
         made = compile_and_print(text, flags, use_cache=use_cache)
         hazards = find_hazards(made.printed, movable=target.backend != "cpu")
         by_name = {e.name: e for e in entries}
-        found = {by_name[h.function].takes[h.argument] for h in hazards if h.argument >= 0}
+        found: set[int] = set()
+        for hazard in hazards:  # of memory whose argument is not known, all may be
+            found |= every if hazard.argument < 0 else {by_name[hazard.function].takes[hazard.argument]}
         if not found & (every - apart):
             break
         reason = reason or str(hazards[0])

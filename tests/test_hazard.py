@@ -89,6 +89,11 @@ def test_what_is_wrong_is_found(name: str) -> None:
         assert str(hazard.argument) in str(hazard)
 
 
+def test_warnings_behind_the_ir_are_left_alone() -> None:
+    printed = compiled("transpose")[1]
+    assert find_hazards(printed + "\nmodule.mlir:1:1: warning: {} of a later pass\n}\n") == find_hazards(printed) != []
+
+
 def test_text_without_ir_is_refused() -> None:
     with pytest.raises(ValueError, match="print-ir-before"):
         find_hazards("module {}")

@@ -561,6 +561,12 @@ def test_programs_have_one_function_and_say_what_it_takes() -> None:
     kept = lower_step(mlp_loss, params, batch, "adam", apart=["params/w1"])
     assert not next(a for a in kept.arguments if a.name == "params/w1").aliased
     assert "aliasing_output" not in lower_step(mlp_loss, params, batch, "adam", in_place=False).mlir
+    micro = lower_step(mlp_loss, params, batch, "sgd", accumulate=2, entry="micro")
+    assert [a.name for a in micro.arguments if a.aliased] == [f"state/grad_mean/{n}" for n in params]
+    assert [a.name for a in micro.arguments if a.role == "hyper"] == []
+    assert [r.path for r in micro.results] == [
+        "loss", "metrics/accuracy", *(f"state/grad_mean/{n}" for n in params), "state/micro",
+    ]  # fmt: skip
 
 
 def test_only_adapters_are_trained() -> None:

@@ -9,6 +9,7 @@ memory are tied to it, and values are still in SSA form, which tells a read of t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -86,7 +87,11 @@ def _last_module(printed: str) -> str:
     _, header, rest = printed.rpartition(_HEADER)
     if not header:
         raise ValueError("the compiler printed no IR: it must be run with " + PRINT_FLAG)
-    return rest[rest.index("\n") :]
+    # Warnings of later passes may follow; a module ends with a brace, or with its resources, at a line's beginning.
+    found = re.match(r"[^\n]*\n(.*?^\}$(?:\s*^\{-#.*?^#-\}$)?)", rest, re.DOTALL | re.MULTILINE)
+    if found is None:
+        raise ValueError("the compiler printed IR that has no end")
+    return found[1]
 
 
 @dataclass

@@ -158,8 +158,8 @@ def _update(
     rule = get_rule(optimizer, convention)
     if len(rule.inputs) != 1:
         raise RuleError(
-            f"'{rule.name}' must not be the optimizer of a step: beside the grad it takes {', '.join(rule.inputs[1:])}, "
-            "which a loss does not give"
+            f"'{rule.name}' must not be the optimizer of a step: beside the grad it takes "
+            f"{', '.join(rule.inputs[1:])}, which a loss does not give"
         )
     if accumulate > 1:
         rule = chain(accumulation(accumulate), rule)

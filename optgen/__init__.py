@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from optgen._version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from optgen import train as train
     from optgen.arrays import Array as Array
     from optgen.arrays import Container as Container
     from optgen.arrays import adam_step as adam_step

@@ -58,8 +58,24 @@ class BundleNotFoundError(OptgenError, FileNotFoundError):
     """There is no bundle at that path, or no prebuilt bundle of that name."""
 
 
+class FileError(OptgenError, ValueError):
+    """A file of arrays is not there, cannot be read, or has nothing to do with the task."""
+
+
 class DeviceError(OptgenError, RuntimeError):
     """A device is not there, or no module of the bundle can run on it."""
+
+
+class MissingFeaturesError(DeviceError):
+    """A bundle has modules for this kind of processor, but each needs extensions that this machine's lacks.
+
+    Attributes:
+        missing: those that the least demanding module needs, in the Linux kernel's names.
+    """
+
+    def __init__(self, message: str, missing: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.missing = missing
 
 
 class TreeError(OptgenError, ValueError):

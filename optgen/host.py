@@ -7,6 +7,8 @@ import platform
 from functools import cache
 from pathlib import Path
 
+CPUINFO = Path("/proc/cpuinfo")
+
 #: What each x86-64 level adds to the one before, in the kernel's names for CPU flags.
 X86_LEVELS: dict[str, tuple[str, ...]] = {
     "x86-64": (),
@@ -49,7 +51,7 @@ def threads() -> int:
 def features() -> frozenset[str]:
     """The processor's instruction set extensions, in the Linux kernel's names."""
     try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
+        for line in CPUINFO.read_text().splitlines():
             key, _, value = line.partition(":")
             if key.strip() in ("flags", "Features"):
                 return frozenset(value.split())

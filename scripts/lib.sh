@@ -1,4 +1,5 @@
-# What the scripts share: their own Python environment, and a Vulkan driver. To be sourced by bash.
+# What the scripts share: their own Python environment, a Vulkan driver, and what runs code for other processors. To be
+# sourced by bash.
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 VENV="$ROOT/.venv"
@@ -62,4 +63,46 @@ ensure_vulkan() {
     "${install[@]}" >/dev/null 2>&1 || { timeout 120 apt-get update -qq && "${install[@]}"; } >/dev/null 2>&1 || true
   fi
   has_vulkan || say "There is no Vulkan driver here (on Debian: apt-get install mesa-vulkan-drivers): going on without"
+}
+
+# missing_edge: the Debian packages that are not here of those by which the tests compile for devices, and run what they
+# have compiled: emulators, cross compilers, a browser.
+missing_edge() {
+  local each
+  for each in qemu-aarch64-static:qemu-user-static qemu-system-arm:qemu-system-arm gcc:gcc \
+    aarch64-linux-gnu-gcc:gcc-aarch64-linux-gnu arm-linux-gnueabihf-gcc:gcc-arm-linux-gnueabihf \
+    riscv64-linux-gnu-gcc:gcc-riscv64-linux-gnu arm-none-eabi-gcc:gcc-arm-none-eabi chromium:chromium node:nodejs; do
+    command -v "${each%%:*}" >/dev/null || echo "${each#*:}"
+  done
+  for each in /usr/aarch64-linux-gnu/include/stdio.h:libc6-dev-arm64-cross \
+    /usr/arm-linux-gnueabihf/include/stdio.h:libc6-dev-armhf-cross \
+    /usr/riscv64-linux-gnu/include/stdio.h:libc6-dev-riscv64-cross \
+    /usr/lib/arm-none-eabi/lib/libc.a:libnewlib-arm-none-eabi; do
+    [ -e "${each%%:*}" ] || echo "${each#*:}"
+  done
+  # IREE's aarch64 program is linked dynamically.
+  if [ "$(uname -m)" != aarch64 ] && [ ! -e /lib/ld-linux-aarch64.so.1 ]; then
+    printf '%s\n' libc6:arm64 libstdc++6:arm64 libgcc-s1:arm64
+  fi
+}
+
+# ensure_edge: those packages, where apt-get may install them. Never fails: tests whose tool is missing say so and skip.
+ensure_edge() {
+  local missing each
+  mapfile -t missing < <(missing_edge)
+  [ ${#missing[@]} = 0 ] && return 0
+  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    say "Installing ${missing[*]}"
+    case "${missing[*]}" in *:arm64*) dpkg --add-architecture arm64 || true ;; esac
+    local install=(env DEBIAN_FRONTEND=noninteractive timeout 420
+      apt-get -o DPkg::Lock::Timeout=120 install -qq -y --no-install-recommends)
+    timeout 120 apt-get update -qq >/dev/null 2>&1 || true
+    if ! "${install[@]}" "${missing[@]}" >/dev/null 2>&1; then
+      for each in "${missing[@]}"; do # one that is unknown here must not keep the others out
+        "${install[@]}" "$each" >/dev/null 2>&1 || true
+      done
+    fi
+    mapfile -t missing < <(missing_edge)
+  fi
+  [ ${#missing[@]} = 0 ] || say "Not here, so the tests that need them skip (on Debian: apt-get install): ${missing[*]}"
 }

@@ -65,8 +65,8 @@ class Row:
     @property
     def reference(self) -> Callable[..., Arrays]:
         """The first of the rule's cases has it; they differ in settings alone."""
-        if self.rule in ("muon", "adam_step", "ftrl"):
-            return {"muon": muon, "adam_step": adam_step, "ftrl": ftrl}[self.rule]
+        if self.rule in ("muon", "adafactor", "adam_step", "ftrl"):
+            return {"muon": muon, "adafactor": adafactor, "adam_step": adam_step, "ftrl": ftrl}[self.rule]
         convention = get_rule(self.rule).convention
         found = [c for c in CASES if (c.rule, c.convention) == (self.rule, convention)]
         return next(
@@ -79,13 +79,21 @@ class Row:
 
     @property
     def reduces(self) -> bool:
-        return self.rule in ("lars", "lamb", "novograd", "muon")
+        return self.rule in ("lars", "lamb", "novograd", "muon", "adafactor")
 
 
 def muon(*tensors: Any, **hypers: Any) -> Arrays:
     """In float64: numpy's SVD has no longdouble."""
     matrices = [np.asarray(x, np.float64).reshape(7, 5) for x in tensors]
     return {n: x.ravel() for n, x in ref.muon(*matrices, **hypers).items()}
+
+
+def adafactor(w: Any, g: Any, row: Any, col: Any, v: Any, **hypers: Any) -> Arrays:
+    eps = float(np.finfo(np.float32).eps)
+    found = ref.adafactor_torch(
+        w.reshape(7, 5), g.reshape(7, 5), row.reshape(7, 1), col.reshape(1, 5), v, eps=eps, **hypers
+    )
+    return {n: x.ravel() for n, x in found.items()}
 
 
 def adam_step(w: Any, *tensors: Any, step: int) -> Arrays:
@@ -164,6 +172,7 @@ ROWS = [
         {"z": "z", "weight_sum": "weight_sum", "max_lr": "max_lr", "step_count": "next", "count": "step", "nu": "v"}),
     Row("sophia_g", {}, None, {}, _sophia, _ADAM),
     Row("muon", {}, None, {}, None),
+    Row("adafactor"),
     Row("gradient_descent"),
     Row("adam_step"),
 ]  # fmt: skip
@@ -190,7 +199,9 @@ def draw(row: Row, opt: Any, rng: np.random.Generator, size: int, step: int, dty
     first = opt.init(numpy_wise(w, dtype).reshape(_shape(row)))
     for name in opt.manifest.state:
         # What a square root is taken of, or a step's size, is positive; a whole leaf of NovoGrad's v is one number.
-        found = values(name in ("v", "s", "n", "top", "u")) * 0.3
+        found = values(name in ("v", "s", "n", "top", "u", "row", "col")) * 0.3
+        if np.size(first[name]) != size:
+            found = found[: np.size(first[name])]
         if row.rule == "novograd" and name == "v":
             found[:] = abs(found[0])
         with np.errstate(over="ignore"):
@@ -227,6 +238,8 @@ def classify(
     size = exact["w"].size
     beyond, denormal = np.zeros(size, bool), np.zeros(size, bool)
     for name, kind in kinds.items():
+        if exact[name].size != size:  # Adafactor's factors
+            continue
         for values in [exact[name], *([expected[name]] if name in expected else [])]:
             magnitude = np.abs(np.asarray(values, np.longdouble))
             denormal |= (magnitude != 0) & (magnitude < SMALLEST[kind])
@@ -258,7 +271,7 @@ def measure(
     for step, size in places:
         for extreme in (False, True):
             rng = np.random.default_rng((20261101, step, size, extreme))
-            if row.rule == "muon":
+            if row.rule in OUT_OF_PLACE:
                 if extreme:
                     continue
                 size = 35
@@ -277,6 +290,7 @@ def measure(
                 for tensor in found:
                     error = error_of(to_float64(found[tensor], kinds[tensor]), expected[tensor], kinds[tensor])
                     for label, mask in where.items():
+                        mask = mask if error.size == mask.size else np.full(error.size, label == "normal")
                         key = label, "w" if tensor == "w" else "state"
                         worst[name][key] = max(worst[name].get(key, 0.0), float(error[mask].max(initial=0.0)))
     return worst
@@ -285,8 +299,9 @@ def measure(
 def of_optgen(row: Row, opt: Any, dtype: str) -> Peer:
     def update(step: int, tensors: Arrays, scalars: Mapping[str, float]) -> Arrays:
         shape = _shape(row)
+        own = {o.name: o.shape for o in opt.manifest.kernels[0].shaped}
         typed = {
-            n: numpy_wise(a, dtype if n in ("w", *opt.manifest.inputs) else "f32").reshape(shape)
+            n: numpy_wise(a, dtype if n in ("w", *opt.manifest.inputs) else "f32").reshape(own.get(n, shape))
             for n, a in tensors.items()
         }
         inputs = {n: typed[n] for n in opt.manifest.inputs}
@@ -463,7 +478,9 @@ def _number(value: float) -> str:
 
 def special_row(row: Row, columns: Sequence[str] = COLUMNS) -> dict[str, str]:
     """:func:`specials` in each of the columns of float32."""
-    return {n: specials(row, p, o) for n, (p, o) in peers_of(row, "f32", columns).items() if row.rule != "muon"}
+    return {
+        n: specials(row, p, o) for n, (p, o) in peers_of(row, "f32", columns).items() if row.rule not in OUT_OF_PLACE
+    }
 
 
 def _cell(worst: Worst, label: str) -> str:
@@ -497,7 +514,7 @@ def worse_than_torch(columns: Mapping[str, Worst], ours: str, label: str) -> lis
 def document(found: Mapping[str, Mapping[str, Worst]], special: Mapping[str, Mapping[str, str]]) -> str:
     def largest(column: str, label: str, part: str) -> str:
         values = {r: c[column][label, part] for r, c in found.items() if (label, part) in c.get(column, {})}
-        values = {r: v for r, v in values.items() if r not in ("muon", "gradient_descent", "adam_step")}
+        values = {r: v for r, v in values.items() if r not in (*OUT_OF_PLACE, "gradient_descent", "adam_step")}
         worst = max(values, key=lambda r: values[r])
         return f"{_ulp(values[worst])} (`{worst}`)"
 
@@ -570,16 +587,16 @@ What misses 2 ulp, and why:
   terms of a sum cancel: the terms are rounded before. Which element of so many that happens to, and so which of optgen,
   torch and optax has the larger figure, is chance, but for torch's means: as `lerp` they are off by half as much. f64
   arithmetic and pairs have digits to spare.
-- On CPUs *denormal* numbers are zero: IREE sets the processor to flush them (and XLA does for optax), before a kernel
-  starts. torch keeps them, and is better there. So does Vulkan on lavapipe, where products of pairs underflow as
-  f32's do. What a denormal decides by its sign (`lion`, `signsgd`, `signum`, `rprop`) is then decided
-  otherwise.
-- *Beyond* f32's range f64 arithmetic is still right, but for operands that are denormal besides. Pairs have f32's
-  range, and go wrong as f32 arithmetic does: so does `ftrl` where g * g underflows and w is as large as 1e30.
+- *Denormal* numbers: IREE sets CPUs to take them for zero before a kernel starts, and optgen's kernels set that back
+  (`templates/float_mode.mlir.j2`), so f64 arithmetic is as exact there as anywhere. XLA flushes them for optax. `muon`
+  and `adafactor` run out of place, in kernels that IREE forms, which flush them. Vulkan on lavapipe keeps them, but
+  products of pairs underflow as f32's do.
+- *Beyond* f32's range f64 arithmetic is still right. Pairs have f32's range, and go wrong as f32 arithmetic does.
 - `ftrl` divides 0 by 0 where a param has had no grad and its sum starts at 0, as Keras does; here that is no error.
 - torch's `Rprop` multiplies two grads, which underflows to zero where both are small.
 - `gradient_descent` and `adam_step` are ivy's, in f32 arithmetic because its published digits are.
-- `muon` multiplies matrices, out of place and in f32: 15 products, whose rounding adds up.
+- `muon` multiplies matrices, out of place and in f32: 15 products, whose rounding adds up. `adafactor` is computed in
+  f32 as well. The sums of both are accumulated in f64 on CPUs.
 
 ## Normal numbers
 

@@ -255,6 +255,22 @@ CASES: list[Case] = [
     C("gradient_descent", "ivy", _ivy("gradient_descent"), None, {}, (0.1, 1e-3)),
 ]  # fmt: skip
 
+_ADAFACTOR = {"decay_rate": 0.7, "clip_threshold": 1.25, "min_scale": 1e-2, **_WD}
+#: Those that run out of place, for leaves of known shapes.
+UNTIED: list[Case] = [
+    C("adafactor", "torch", ref.adafactor_torch, torch("Adafactor")),
+    C("adafactor", "torch", ref.adafactor_torch, torch("Adafactor", beta2_decay=-0.7, d=1.25, eps=(1e-3, 1e-2), **_WD),
+      {**_ADAFACTOR, "eps": 1e-3}),
+    C("adafactor", "optax", ref.adafactor, optax("adafactor")),
+    C("adafactor", "optax", ref.adafactor, optax("adafactor", min_dim_size_to_factor=0, weight_decay_rate=1e-3),
+      {"any_size": True, "weight_decay": 1e-3}),
+    C("adafactor", "optax", ref.adafactor, optax("adafactor", momentum=0.9, decay_rate=0.7, eps=1e-6,
+                                                 clipping_threshold=0.5, min_dim_size_to_factor=0),
+      {"any_size": True, "momentum": 0.9, "decay_rate": 0.7, "eps": 1e-6, "clip_threshold": 0.5}),
+    C("adafactor", "optax", ref.adafactor, optax("adafactor", factored=False, multiply_by_parameter_scale=False),
+      {"factored": False, "scale_by_param": False}),
+]  # fmt: skip
+
 
 @cache
 def compiled(index: int) -> optgen.Optimizer:

@@ -453,3 +453,46 @@ def ftrl(
     z = z + g + 2 * l2_shrinkage * w - sigma * w
     w = np.where(np.abs(z) <= l1, 0.0, (np.sign(z) * l1 - z) / (new**power / lr + 2 * (l2 + beta / (2 * lr))))
     return {"w": w, "n": new, "z": z}
+
+
+def adafactor(
+    w: Any, g: Any, row: Any, col: Any, v: Any, m: Any = None, *, lr: float, step: int, decay_rate: float = 0.8,
+    decay_offset: float = 0.0, eps: float = 1e-30, clip_threshold: float = 1.0, min_scale: float = 1e-3,
+    momentum: float | None = None, weight_decay: float = 0.0, factored: bool = True, any_size: bool = False,
+    scale_by_param: bool = True,
+) -> Arrays:  # fmt: skip
+    """The second moment written out, by numpy's own order of the dimensions."""
+    keep, q = 1 - (step - decay_offset) ** -decay_rate, g**2 + eps
+    order = np.argsort(w.shape, kind="stable")
+    if factored and w.ndim > 1 and (any_size or w.shape[order[-2]] >= 128):
+        second, largest = order[-2:]
+        row = keep * row + (1 - keep) * q.mean(largest)
+        col = keep * col + (1 - keep) * q.mean(second)
+        rows = np.expand_dims(row, largest)
+        square = rows * np.expand_dims(col, second) / rows.mean(second, keepdims=True)
+    else:
+        square = v = keep * v + (1 - keep) * q
+    u = g * square**-0.5
+    u = lr * u / max(1, math.sqrt(np.mean(u**2)) / clip_threshold)
+    u = u * max(math.sqrt(np.mean(w**2)), min_scale) if scale_by_param else u
+    state = {"row": row, "col": col, "v": v}
+    if momentum is not None:
+        u = state["m"] = momentum * m + (1 - momentum) * u
+    return {"w": w - (u + weight_decay * w), **state}
+
+
+def adafactor_torch(
+    w: Any, g: Any, row: Any, col: Any, v: Any, *, lr: float, step: int, decay_rate: float = 0.8,
+    eps: float = 2.0**-52, clip_threshold: float = 1.0, min_scale: float = 1e-3, weight_decay: float = 0.0,
+) -> Arrays:  # fmt: skip
+    keep = 1 - step**-decay_rate
+    if w.ndim > 1:
+        row = keep * row + (1 - keep) * (g**2).mean(-1, keepdims=True)
+        col = keep * col + (1 - keep) * (g**2).mean(-2, keepdims=True)
+        square = row @ col / np.maximum(row.mean(-2, keepdims=True), eps)
+    else:
+        square = v = keep * v + (1 - keep) * g**2
+    u = g / np.maximum(np.sqrt(square), eps)
+    alpha = max(min_scale, math.sqrt(np.mean(w**2))) * min(lr, step**-0.5)
+    alpha = alpha / max(1, math.sqrt(np.mean(u**2)) / clip_threshold)
+    return {"w": (1 - lr * weight_decay) * w - alpha * u, "row": row, "col": col, "v": v}

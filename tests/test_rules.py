@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import rule_references as ref
-from rule_cases import CASES, LR, Case, compiled, optax
+from rule_cases import CASES, LR, UNTIED, Case, compiled, optax
 from test_parity import typed
 
 import optgen
@@ -28,11 +28,11 @@ each_of_few = pytest.mark.parametrize(
 
 
 def test_every_rule_is_a_case() -> None:
-    assert {(case.rule, case.convention) for case in CASES} == {*RULES, *SAME} - {
+    assert {(case.rule, case.convention) for case in (*CASES, *UNTIED)} == {*RULES, *SAME} - {
         ("adam_step", "ivy"),
         ("muon", "optax"),
     }
-    assert len({case.id for case in CASES}) == len(CASES)
+    assert len({case.id for case in (*CASES, *UNTIED)}) == len(CASES) + len(UNTIED)
 
 
 def start(rng: np.random.Generator) -> dict[str, np.ndarray]:

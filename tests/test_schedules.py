@@ -96,3 +96,22 @@ def test_schedules_count_updates_that_were_made() -> None:
         seen.append(-float(w[0]))
     assert seen == [0, 1, 1, 1, 1, 1.75, 1.75, 2.25]
     assert (state["step"], state["skipped"]) == (4, 1)
+
+
+def test_piecewise_as_text() -> None:
+    """On the command line a chain is text; boundaries are part of it, as they are of the rule's structure."""
+    from optgen.dsl.chain import parse_chain
+
+    opt = og.compile(parse_chain("sgd + lr=piecewise(1:0.5, 2: 0.1)", og.get_rule))
+    w, g = np.zeros(1, np.float32), np.ones(1, np.float32)
+    state = opt.init(w)
+    seen = []
+    for _ in range(4):
+        opt.step(w, g, state, init=0.8)
+        seen.append(float(w[0]))
+    assert seen == pytest.approx([-0.8, -1.2, -1.24, -1.28])
+    for text in ("piecewise", "piecewise()", "piecewise(1:2", "piecewise(1)", "piecewise(a:b)"):
+        with pytest.raises(HyperparameterError, match=r"must be lr=piecewise\(UPDATES:FACTOR"):
+            parse_chain(f"sgd + lr={text}", og.get_rule)
+    with pytest.raises(HyperparameterError, match="each number of updates once"):
+        parse_chain("sgd + lr=piecewise(1:2, 1:3)", og.get_rule)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import zipfile
@@ -58,6 +59,7 @@ def test_contents(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert "optgen/py.typed" in names
     assert "optgen/_data/templates/tied_list.mlir.j2" in names
+    assert "optgen/_data/templates/js/lib/update.js" in names
     for bundle in (ROOT / "artifacts").glob("*.optgen"):
         assert f"optgen/_data/artifacts/{bundle.name}" in names
     assert not [n for n in names if n.startswith(("tests/", "scripts/", "out/"))]
@@ -78,3 +80,33 @@ def test_in_an_empty_environment(wheel: Path, tmp_path: Path) -> None:
     command = tmp_path / "env" / "bin" / "optgen"
     done = subprocess.run([str(command), "verify", "adamw"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+BARE = """
+import subprocess, sys
+import numpy as np
+np.savez("p.npz", w=np.ones(1000, np.float32))
+command = ["--params", "p.npz", "--grads", "p.npz", "--out-params", "new.npz", "--set", "lr=0.1"]
+subprocess.run([sys.argv[1], "run", "adamw", *command], check=True)
+assert abs(np.load("new.npz")["w"] - (1 - 0.1 * 0.01 - 0.1)).max() < 1e-6
+for missing in ("typer", "rich", "click", "safetensors", "jax"):
+    try:
+        __import__(missing)
+    except ImportError:
+        continue
+    raise SystemExit(f"{missing} is installed: this environment proves nothing")
+"""
+
+
+def test_run_with_numpy_and_the_runtime_alone(wheel: Path, tmp_path: Path) -> None:
+    """As a device would install it."""
+    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "env")], check=True)
+    python, constraints = tmp_path / "env" / "bin" / "python", ROOT / "requirements" / "constraints.txt"
+    pip = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+    subprocess.run([*pip, "-c", str(constraints), "numpy", "iree-base-runtime"], check=True, capture_output=True)
+    subprocess.run([*pip, "--no-deps", str(wheel)], check=True, capture_output=True)
+    command = [str(python), "-c", BARE, str(tmp_path / "env" / "bin" / "optgen")]
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr
+    assert "adamw: 1 leaves, 1000 elements, step 1" in done.stdout

@@ -9,6 +9,8 @@ History of the format:
   (``rows``) are still called.
 * 3 (2026-11): operands of 8 bits, and rounding at random, for which rows have two more columns. Bundles without such
   kernels are still written as format 2.
+* 4 (2026-11): reductions and rounding at random elsewhere than on CPUs, by modules whose ``abi`` is ``leaves``; out of
+  place, operands of another shape than their leaf's. Bundles without either are still written as format 2 or 3.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ import numpy as np
 from optgen.errors import BundleError, BundleVersionError
 from optgen.hyper import Hyper, Scalar
 
-FORMAT = 3
+FORMAT = 4
 
 _KINDS = {
     "rule": "an optimizer rule", "function": "a function", "transform": "an optax transformation",
@@ -33,16 +35,22 @@ _KINDS = {
 
 @dataclass(frozen=True)
 class OperandInfo:
-    """One tensor argument: its name, element type, role (``param``, ``state`` or ``input``) and rounding.
+    """One tensor argument: its name, element type, role (``param``, ``state`` or ``input``), rounding and shape.
 
     Attributes:
         rounding: ``nearest``, or ``stochastic`` where it is rounded at random.
+        shape: its shape, where that is not its leaf's.
     """
 
     name: str
     dtype: str
     role: str
     rounding: str = "nearest"
+    shape: tuple[int, ...] | None = None
+
+    def shape_for(self, leaf: tuple[int, ...]) -> tuple[int, ...]:
+        """Its shape beside a leaf of the shape ``leaf``."""
+        return leaf if self.shape is None else self.shape
 
 
 @dataclass(frozen=True)
@@ -55,10 +63,11 @@ class ModuleInfo:
         file: its path in the bundle.
         in_place: whether the compiler kept the update in place; proven on its stream IR, which then holds no copy.
         copies: copies of leaves that the stream IR holds; 0 where in place.
-        arch: for CPUs, the architecture.
+        arch: for CPUs, the architecture, or ``any``.
         features: for CPUs, the extensions without which it must not run.
-        abi: how it is called: ``list`` with lists of leaves, ``stages`` with one view for each operand and a table,
-            ``rows`` likewise in format 1.
+        abi: how it is called: ``list`` with lists of leaves, ``leaves`` with what kernels must know of them besides,
+            ``stages`` with one view for each operand and a table, ``rows`` likewise in format 1.
+        pairs: whether partial results of reductions are pairs of f32, because the device lacks f64.
     """
 
     target: str
@@ -69,6 +78,7 @@ class ModuleInfo:
     arch: str = ""
     features: tuple[str, ...] = ()
     abi: str = "list"
+    pairs: bool = False
 
 
 @dataclass(frozen=True)
@@ -144,6 +154,11 @@ class KernelInfo:
         """The operand of that name."""
         return next(o for o in self.operands if o.name == name)
 
+    @property
+    def shaped(self) -> tuple[OperandInfo, ...]:
+        """The operands that have a shape of their own."""
+        return tuple(o for o in self.operands if o.shape is not None)
+
 
 @dataclass(frozen=True)
 class MicroInfo:
@@ -184,7 +199,7 @@ class Manifest:
         doc: formula.
         param: name of the param operand.
         inputs: names of the operands that are only read, the grad first.
-        state: names of the state tensors, each as large as its param.
+        state: names of the state tensors.
         hypers: run-time hyperparameters, with the defaults of this bundle.
         per_element: those of them that are tensors.
         baked: hyperparameters folded in, with their values.
@@ -313,7 +328,15 @@ def modules_from_json(data: Iterable[Mapping[str, Any]]) -> tuple[ModuleInfo, ..
     """Modules, from the manifest's form."""
     return tuple(
         ModuleInfo(
-            m["target"], m["backend"], m["file"], m["in_place"], m["copies"], m["arch"], tuple(m["features"]), m["abi"]
+            m["target"],
+            m["backend"],
+            m["file"],
+            m["in_place"],
+            m["copies"],
+            m["arch"],
+            tuple(m["features"]),
+            m["abi"],
+            m.get("pairs", False),
         )
         for m in data
     )
@@ -338,7 +361,14 @@ def kernel_from_json(data: Mapping[str, Any]) -> KernelInfo:
         name=data["name"],
         dtypes=dict(data["dtypes"]),
         operands=tuple(
-            OperandInfo(o["name"], o["dtype"], o["role"], o.get("rounding", "nearest")) for o in data["operands"]
+            OperandInfo(
+                o["name"],
+                o["dtype"],
+                o["role"],
+                o.get("rounding", "nearest"),
+                None if o.get("shape") is None else tuple(o["shape"]),
+            )
+            for o in data["operands"]
         ),
         scalars=tuple(Scalar(s["hyper"], s["part"]) for s in data["scalars"]),
         in_place=data["in_place"],

@@ -206,7 +206,8 @@ def _argument(data: Mapping[str, Any]) -> StepArgument:
 def _module(data: Mapping[str, Any]) -> StepModule:
     return StepModule(
         data["target"], data["backend"], data["file"], data["in_place"], data["copies"], data["arch"],
-        tuple(data["features"]), data["abi"], data["compute"], tuple(data["apart"]), data["reason"],
+        tuple(data["features"]), data["abi"],
+        compute=data["compute"], apart=tuple(data["apart"]), reason=data["reason"],
     )  # fmt: skip
 
 

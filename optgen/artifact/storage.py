@@ -26,8 +26,10 @@ def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def write_files(path: str | os.PathLike[str], files: Mapping[str, bytes]) -> Path:
+def write_files(path: str | os.PathLike[str], files: Mapping[str, bytes], *, marker: str = MANIFEST) -> Path:
     """Writes a bundle: a zip file if ``path`` ends in ``.optgen``, else a directory.
+
+    A directory that is there is replaced if it holds the file ``marker``, by which it is known to be one of optgen's.
 
     It is written beside its place and then moved there, so that a reader sees the old bundle, or the new one, or
     none, but never a part.
@@ -54,8 +56,9 @@ def write_files(path: str | os.PathLike[str], files: Mapping[str, bytes]) -> Pat
             Path(temporary).unlink(missing_ok=True)
             raise
         return target
-    if target.exists() and not (target / MANIFEST).exists() and (target.is_file() or any(target.iterdir())):
-        raise BundleError(f"{target} exists and is not a bundle: not overwritten")
+    if target.exists() and not (target / marker).exists() and (target.is_file() or any(target.iterdir())):
+        raise BundleError(f"{target} exists and is not a {'bundle' if marker == MANIFEST else 'package of optgen'}: "
+                          "not overwritten")  # fmt: skip
     staging = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
     old = staging / "old"  # a directory cannot be replaced in one step: the old one goes aside first
     new = staging / "new"

@@ -17,7 +17,8 @@ from optgen.bench.work import BETA1, BETA2, EPS, LR, resnet50
 from optgen.hyper import part
 from optgen.runtime import memory
 from optgen.runtime.device import get_device
-from optgen.runtime.execute import ListCall, prepare
+from optgen.runtime.execute import prepare
+from optgen.runtime.leaves import ListCall
 from optgen.runtime.loading import prebuilt
 
 #: Name and sizes of the leaves of each tree.

@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from optgen.errors import BundleNotFoundError, RuleError, UnknownRuleError
+from optgen.cli.settings import settings_of
+from optgen.errors import RuleError, UnknownRuleError
 
 if TYPE_CHECKING:
     from optgen.artifact import Bundle
     from optgen.dsl import Rule
     from optgen.dsl.variant import Variant
-
-_WORDS = {"true": True, "false": False, "none": None}
 
 
 def find_rule(text: str, convention: str | None = None) -> Rule:
@@ -81,21 +80,10 @@ def parse_settings(texts: Iterable[str], option: str = "--set") -> dict[str, Any
     Raises:
         typer.BadParameter: if one is nothing of the kind.
     """
-    settings: dict[str, Any] = {}
-    for text in texts:
-        name, equals, value = (part.strip() for part in text.partition("="))
-        if not (name and equals and value):
-            raise typer.BadParameter(f"must be name=value (got {text!r})", param_hint=option)
-        if value.lower() in _WORDS:
-            settings[name] = _WORDS[value.lower()]
-            continue
-        try:
-            settings[name] = float(value)
-        except ValueError:
-            raise typer.BadParameter(
-                f"{name} must be a number, true, false or none (got {value!r})", param_hint=option
-            ) from None
-    return settings
+    try:
+        return settings_of(texts)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=option) from None
 
 
 def parse_bake(texts: Iterable[str], settings: dict[str, Any]) -> list[str]:
@@ -164,21 +152,7 @@ def parse_state_dtype(text: str | None) -> Any:
 
 
 def open_bundle(text: str) -> Bundle:
-    """The bundle at that path; where there is nothing, the prebuilt one of that name.
+    """See :func:`optgen.runtime.loading.open_bundle`."""
+    from optgen.runtime import loading
 
-    Raises:
-        BundleNotFoundError: if there is neither; the message lists the prebuilt ones.
-        BundleError: if it is damaged.
-    """
-    from optgen.artifact import read_bundle
-    from optgen.runtime.loading import prebuilt_bundle, prebuilt_names
-
-    if not Path(text).exists():
-        if text in prebuilt_names():
-            return prebuilt_bundle(text)
-        if not text.endswith(".optgen"):
-            known = ", ".join(prebuilt_names()) or "none"
-            raise BundleNotFoundError(
-                f"there is no bundle at {text}, and no prebuilt one of that name; there are {known}"
-            )
-    return read_bundle(text)
+    return loading.open_bundle(text)

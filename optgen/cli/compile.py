@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from optgen.cli.arguments import check_dtype, find_rule, parse_bake, parse_settings, parse_state_dtype
+from optgen.cli.emit import EMITTERS, Emit, Request
 from optgen.cli.output import console, size, table, yes
 
 if TYPE_CHECKING:
@@ -62,11 +63,18 @@ def compile_command(
     fixed_layout: Annotated[
         bool, typer.Option("--fixed-layout", help="Refuse trees of another layout than --like.")
     ] = False,
+    emit: Annotated[
+        Emit,
+        typer.Option(
+            help="bundle: for optgen's runtime. vmfb: one module that updates one flat leaf, for iree-run-module "
+            "without Python. wasm: an npm package that needs no runtime."
+        ),
+    ] = Emit.bundle,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither use nor fill the cache of modules.")] = False,
 ) -> None:
-    """Compile an update rule into a bundle."""
-    from optgen.cli.arrays import read_arrays
+    """Compile an update rule into a bundle, or into code that needs no runtime."""
     from optgen.compiler import compile as compile_rule
+    from optgen.runtime.files import read_arrays
 
     if fixed_layout and like is None:
         raise typer.BadParameter("needs --like, the layout to fix", param_hint="--fixed-layout")
@@ -76,6 +84,14 @@ def compile_command(
     found = find_rule(rule, convention)
     for name in settings.keys() - found.flags.keys() - {"seed"}:
         found.hyper(name)  # says which there are; and no name can then be taken for a parameter of `compile`
+    if emit is not Emit.bundle:
+        if like is not None:
+            raise typer.BadParameter("is for bundles: other forms take leaves of any length", param_hint="--like")
+        asked = Request(
+            found, settings, baked, tuple(per_element or ()), output, tuple(target or ()), tuple(dtype or ()),
+            grad_dtype, state_dtype, compute_dtype, rounding, master, not no_cache,
+        )  # fmt: skip
+        return EMITTERS[emit](asked)
     tree = None if like is None else read_arrays(like)
     with _progress() as progress:
         optimizer = compile_rule(

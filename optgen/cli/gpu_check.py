@@ -1,7 +1,7 @@
-"""``scripts/gpu_check``: the prebuilt bundles' probes on every GPU of this machine.
+"""``scripts/gpu_check``: compiles for GPUs, and runs the bundles' probes and a benchmark on every GPU of this machine.
 
 Run it wherever a GPU is at hand: neither CI nor most workplaces have one, so that CUDA modules are otherwise compiled
-and inspected but not run.
+and inspected but not run. Without the compiler the prebuilt bundles are checked all the same.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import json
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,18 +18,21 @@ from rich.console import Console
 from rich.table import Table
 
 from optgen.bench.gpu import TREES, measure
-from optgen.errors import OptgenError
+from optgen.errors import CompilerNotFoundError, OptgenError
 from optgen.runtime.device import list_devices
 from optgen.runtime.loading import prebuilt_bundle, prebuilt_names
 from optgen.runtime.verify import VerifyResult, verify_bundle
 
 _QUICK = ("1M", "1000x128")
+#: What is compiled: an elementwise rule, and one with norms of leaves.
+COMPILED_RULES = ("adamw", "lamb")
+COMPILED_TARGETS = ("cuda", "vulkan", "rocm:gfx942", "metal")
 _SOFTWARE = ("llvmpipe", "lavapipe", "swiftshader")
 
 
 def gpus(*, software: bool = False) -> list[tuple[str, str]]:
     """Driver and description of each GPU; software that poses as one only where asked for."""
-    found = [d for d in list_devices() if d[0] in ("cuda", "vulkan", "hip")]
+    found = [d for d in list_devices() if d[0] in ("cuda", "vulkan", "hip", "metal")]
     if software:
         return found
     return [d for d in found if not any(word in d[1].lower() for word in _SOFTWARE)]
@@ -55,6 +59,38 @@ def summary(results: Sequence[tuple[str, VerifyResult]]) -> list[dict[str, Any]]
     return list(rows.values())
 
 
+def compiled() -> list[dict[str, Any]]:
+    """One row for each of :data:`COMPILED_RULES` and :data:`COMPILED_TARGETS`: bytes, copies, seconds.
+
+    Raises:
+        CompilerNotFoundError: if JAX or the compiler is not installed.
+    """
+    from optgen.compiler.build import compile_kernel
+    from optgen.dsl import Variant
+    from optgen.lower import lower
+    from optgen.rules import get_rule
+    from optgen.targets import get_target
+
+    rows = []
+    for rule in COMPILED_RULES:
+        variant = Variant.of(get_rule(rule))
+        (kernel,) = lower(variant.kernel(variant.dtypes("f32")))
+        for name in COMPILED_TARGETS:
+            start = time.perf_counter()
+            module, copies = compile_kernel(kernel, get_target(name), use_cache=False)
+            seconds = round(time.perf_counter() - start, 2)
+            rows.append({"rule": rule, "target": name, "bytes": len(module), "copies": copies, "seconds": seconds})
+    return rows
+
+
+def modules(rows: Sequence[dict[str, Any]]) -> Table:
+    """One row for each rule and target that was compiled."""
+    table = Table("rule", "target", "bytes", "copies of leaves", "seconds", title="compiled here, in f32")
+    for row in rows:
+        table.add_row(row["rule"], row["target"], *(str(row[key]) for key in ("bytes", "copies", "seconds")))
+    return table
+
+
 def timings(times: Sequence[dict[str, Any]], title: str) -> Table:
     """One row for each tree."""
     peers = list(dict.fromkeys(peer for row in times for peer in row["ms"]))
@@ -66,7 +102,8 @@ def timings(times: Sequence[dict[str, Any]], title: str) -> Table:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Checks and times every GPU, prints tables, and with ``--out FOLDER`` writes them there as dated JSON.
+    """Compiles, then checks and times every GPU, prints tables, and with ``--out FOLDER`` writes them there as dated
+    JSON.
 
     ``--software`` takes software drivers for GPUs, to try the check itself; ``--quick`` times small trees alone.
 
@@ -74,11 +111,17 @@ def main(arguments: Sequence[str]) -> int:
         0 if all is well or there is no GPU, 1 if a result is wrong or a device fails.
     """
     console = Console()
+    made: list[dict[str, Any]] = []
+    try:
+        made = compiled()
+        console.print(modules(made))
+    except CompilerNotFoundError as error:
+        console.print(f"Nothing was compiled, the prebuilt bundles are checked alone: {error}")
+    bad = sum(row["copies"] > 0 for row in made)
     found = gpus(software="--software" in arguments)
     if not found:
-        console.print("There is no GPU here (no CUDA driver, no Vulkan device but software): nothing was checked.")
-        return 0
-    bad = 0
+        console.print("There is no GPU here (no CUDA driver, no Vulkan device but software): nothing was run.")
+        return 1 if bad else 0
     for driver, description in found:
         try:
             rows = summary(check(driver))
@@ -103,8 +146,11 @@ def main(arguments: Sequence[str]) -> int:
             folder.mkdir(parents=True, exist_ok=True)
             file = folder / f"gpu-{driver}-{date}.json"
             file.write_text(
-                json.dumps({"date": date, "device": description, "results": rows, "times": times}, indent=1) + "\n"
-            )
+                json.dumps(
+                    {"date": date, "driver": driver, "device": description, "compiled": made, "results": rows,
+                     "times": times}, indent=1,
+                ) + "\n"
+            )  # fmt: skip
             console.print(f"written to {file}")
     return 1 if bad else 0
 

@@ -84,13 +84,7 @@ def lower_command(
     dtypes = variant.dtypes(check_dtype(dtype), state=state, compute=compute)
     kernel = lower(variant.kernel(dtypes), shapes)[0]
     if emit in (Stage.kernel, Stage.stream, Stage.asm):
-        reduces = kernel.plan is not None and bool(kernel.plan.reductions)
-        trees = kernel.plan is not None and bool(kernel.plan.trees)
-        chosen.check(
-            [operand.dtype for operand in kernel.spec.operands],
-            reduces=reduces, elementwise=kernel.in_place, over_tree=trees,
-            random=kernel.spec.random,
-        )  # fmt: skip
+        chosen.check([operand.dtype for operand in kernel.spec.operands], elementwise=kernel.in_place)
     text = _emit(kernel, emit, chosen)
     if not text.endswith("\n"):
         text += "\n"
@@ -103,7 +97,7 @@ def lower_command(
 def _emit(kernel: Kernel, stage: Stage, target: Target) -> str:
     from optgen.compiler.build import flags_for
     from optgen.compiler.driver import compile_mlir, dump_assembly
-    from optgen.errors import LoweringError
+    from optgen.errors import LoweringError, UnsupportedTargetError
 
     if stage is Stage.stablehlo:
         return kernel.stablehlo
@@ -115,6 +109,10 @@ def _emit(kernel: Kernel, stage: Stage, target: Target) -> str:
     mlir = kernel.mlir(target.style)
     if stage is Stage.kernel:
         return mlir
+    if target.guarded:
+        raise UnsupportedTargetError(
+            f"target '{target.name}' has no {stage.value} of its own: show that of one processor, as cpu:x86-64-v3"
+        )
     flags = flags_for(kernel, target)
     if stage is Stage.stream:
         return compile_mlir(mlir, [*flags, "--compile-to=stream"]).decode()

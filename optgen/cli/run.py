@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from optgen.cli.arguments import open_bundle, parse_settings
+from optgen.cli.arguments import parse_settings
 from optgen.cli.output import console
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from optgen.artifact import Manifest
 
 
 def run_command(
@@ -31,59 +25,11 @@ def run_command(
     device: Annotated[str | None, typer.Option("-d", "--device", help="What to run on; see optgen devices.")] = None,
 ) -> None:
     """Update params in files. Each file is written whole or not at all."""
-    from optgen.cli.arrays import FileError, check_suffix, read_arrays, write_arrays
-    from optgen.runtime import Optimizer
+    from optgen.cli.update import update_files
 
-    for path in (out_params, *([] if out_state is None else [out_state])):
-        check_suffix(path)  # now, not after the work
     hypers = parse_settings(setting or ())
     if "step" in hypers:
         raise typer.BadParameter("step is counted in the state", param_hint="--set")
-    optimizer = Optimizer(open_bundle(bundle), device, hypers)
-    manifest = optimizer.manifest
-    if manifest.per_element or len(manifest.inputs) != 1:
-        tensors = ", ".join((*manifest.inputs, *manifest.per_element))
-        raise FileError(f"{manifest.variant} takes more tensors than grads ({tensors}): apply it from Python")
-    values, slopes = read_arrays(params), read_arrays(grads)
-    # A path with slashes is the same leaf as in a nested tree, so that flat dicts do.
-    old = optimizer.init(values, **hypers) if state is None else _nest(read_arrays(state), manifest, state)
-    start = time.perf_counter()
-    for _ in range(steps):
-        values, old = optimizer.step(values, slopes, old)
-    seconds = time.perf_counter() - start
-    if out_state is not None:
-        write_arrays(out_state, _flatten(old, manifest))
-    write_arrays(out_params, values)
-    elements = sum(array.size for array in values.values())
     console().print(
-        f"{manifest.variant}: {len(values)} leaves, {elements} elements, step {old['step']} "
-        f"on {optimizer.device_name}, {seconds * 1000:.1f} ms"
+        update_files(bundle, params, grads, out_params, state, out_state, hypers, steps=steps, device=device)
     )
-
-
-def _nest(arrays: dict[str, np.ndarray], manifest: Manifest, path: Path) -> dict[str, Any]:
-    from optgen.cli.arrays import FileError
-
-    state: dict[str, Any] = {"step": 0, **{name: {} for name in manifest.state}}
-    if "step" not in arrays or arrays["step"].size != 1:
-        raise FileError(f"{path} must have 'step', the number of updates made so far")
-    for name, array in arrays.items():
-        slot, _, leaf = name.partition("/")
-        if name == "step":
-            state["step"] = int(array.reshape(-1)[0])
-        elif name in manifest.scalars and array.size == 1:
-            state[name] = float(array.reshape(-1)[0])
-        elif slot in manifest.state and leaf:
-            state[slot][leaf] = array
-        else:
-            known = ", ".join((*(f"{slot}/..." for slot in manifest.state), *manifest.scalars)) or "'step' alone"
-            raise FileError(f"{path} has '{name}', which is no state of {manifest.variant} (it has {known})")
-    return state
-
-
-def _flatten(state: dict[str, Any], manifest: Manifest) -> dict[str, np.ndarray]:
-    import numpy as np
-
-    leaves = {f"{slot}/{path}": array for slot in manifest.state for path, array in state[slot].items()}
-    scalars = {name: np.array(state[name], np.float64) for name in manifest.scalars}
-    return {"step": np.array(state["step"], np.int64), **scalars, **leaves}

@@ -20,15 +20,17 @@ from optgen.artifact import (
     ProbeCase,
     ReductionInfo,
 )
-from optgen.compiler.driver import compile_and_watch, compiler_version
+from optgen.compiler.driver import compiler_version
 from optgen.compiler.probes import make_probes
+from optgen.compiler.variants import compile_for
 from optgen.dsl.trace import import_jax
-from optgen.dsl.variant import Dtypes, KernelSpec, Variant
+from optgen.dsl.variant import Dtypes, KernelSpec, Operand, Variant
 from optgen.errors import HyperparameterError, UnsupportedTargetError
 from optgen.lower import Kernel, lower
 from optgen.lower.emit import alignment
 from optgen.lower.plan import is_tree_reduction
 from optgen.targets import Target
+from optgen.train.limits import check_vulkan_sums
 
 #: Called before each module is compiled, with kernel and target, and after it, with the number of bytes.
 Progress = Callable[[str, str, int | None], None]
@@ -134,8 +136,10 @@ def build_bundle(
         groups={pattern: dict(numbers) for pattern, numbers in (groups or {}).items()},
         micro=micro,
     )
-    if not any(kernel.indexed for kernel in kernels):
-        manifest = dataclasses.replace(manifest, format=2)  # nothing that older readers do not know
+    # No newer than it must be, for older readers.
+    leaves = any(module.abi == "leaves" for kernel in manifest.all_kernels for module in kernel.modules)
+    if not leaves and not any(kernel.shaped for kernel in kernels):
+        manifest = dataclasses.replace(manifest, format=3 if any(kernel.indexed for kernel in kernels) else 2)
     return Bundle.of(manifest, files)
 
 
@@ -160,14 +164,18 @@ def _build_kernel(
     prefix: str = "",
 ) -> KernelInfo:
     spec = kernel.spec
-    name = prefix + spec.dtypes.name + ("" if kernel.shape is None else "-" + "x".join(map(str, kernel.shape or (1,))))
+    name = prefix + spec.dtypes.name
+    if kernel.shape is not None:
+        name += "-" + ("x".join(map(str, kernel.shape)) or "scalar")
     used = tuple(dict.fromkeys(o.dtype for o in spec.operands))
     reduces = kernel.plan is not None and bool(kernel.plan.reductions)
-    trees = kernel.plan is not None and bool(kernel.plan.trees)
     modules = []
     for target in targets:
         try:
-            target.check(used, reduces=reduces, elementwise=kernel.in_place, over_tree=trees, random=spec.random)
+            target.check(used, elementwise=kernel.in_place, reduces=reduces)
+            if target.backend == "vulkan" and not kernel.in_place:
+                what = f"rule '{spec.variant.rule.name}' on a leaf of shape {kernel.shape}"
+                check_vulkan_sums(target, kernel.stablehlo, what)
         except UnsupportedTargetError:
             if skip_unsupported:
                 continue
@@ -187,6 +195,7 @@ def _build_kernel(
                 target.arch,
                 target.features,
                 kernel.abi(target.style),
+                target.style.pairs and kernel.plan is not None and bool(kernel.plan.reductions),
             )
         )
         if progress:
@@ -196,7 +205,9 @@ def _build_kernel(
     return KernelInfo(
         name=name,
         dtypes=spec.dtypes.described(),
-        operands=tuple(OperandInfo(o.name, o.dtype, o.role, o.rounding) for o in spec.operands),
+        operands=tuple(
+            OperandInfo(o.name, o.dtype, o.role, o.rounding, _own_shape(o, kernel.shape)) for o in spec.operands
+        ),
         scalars=spec.scalars,
         in_place=kernel.in_place,
         reason=kernel.reason,
@@ -215,6 +226,11 @@ def _build_kernel(
         indexed=spec.random,
         returned=spec.returned,
     )
+
+
+def _own_shape(operand: Operand, leaf: tuple[int, ...] | None) -> tuple[int, ...] | None:
+    """An operand's shape, where that is not its leaf's; those kernels are for leaves of one shape."""
+    return None if operand.shape is None or leaf is None else operand.shape_for(leaf)
 
 
 def _common(kernel: Kernel) -> set[str]:
@@ -240,7 +256,7 @@ def flags_for(kernel: Kernel, target: Target) -> tuple[str, ...]:
 
 def compile_kernel(kernel: Kernel, target: Target, *, use_cache: bool = True) -> tuple[bytes, int]:
     """One module, and the number of copies of leaves that the compiler put into it (0 proves it in place)."""
-    module, stream = compile_and_watch(kernel.mlir(target.style), flags_for(kernel, target), use_cache=use_cache)
+    module, stream = compile_for(kernel.mlir(target.style), target, flags_for(kernel, target), use_cache=use_cache)
     return module, count_copies(stream)
 
 

@@ -74,7 +74,7 @@ def compile_mlir(mlir: str, flags: Sequence[str], *, use_cache: bool = True) -> 
         CompileError: with the first error of the compiler; the whole of what it said is in a log file.
         CompilerNotFoundError: if iree-compile is not installed.
     """
-    return _cached([_key(mlir, flags)], lambda: _run(mlir, flags), use_cache)[0]
+    return cached([cache_key(mlir, flags)], lambda: _run(mlir, flags), use_cache)[0]
 
 
 def compile_and_watch(mlir: str, flags: Sequence[str], *, use_cache: bool = True) -> tuple[bytes, str]:
@@ -83,8 +83,8 @@ def compile_and_watch(mlir: str, flags: Sequence[str], *, use_cache: bool = True
     Returns:
         The module, and its buffers and dispatches as text: what ``--compile-to=stream`` gives.
     """
-    keys = [_key(mlir, flags), _key(mlir, [*flags, "--compile-to=stream"])]
-    module, stream = _cached(keys, lambda: _run(mlir, flags, "stream"), use_cache)
+    keys = [cache_key(mlir, flags), cache_key(mlir, [*flags, "--compile-to=stream"])]
+    module, stream = cached(keys, lambda: _run(mlir, flags, "stream"), use_cache)
     return module, stream.decode()
 
 
@@ -107,18 +107,18 @@ def compile_and_print(mlir: str, flags: Sequence[str], *, use_cache: bool = True
     """Compiles ``mlir`` as :func:`compile_mlir` does, once, and keeps what is needed to prove that aliasing is safe."""
     from optgen.lower.hazard import PRINT_FLAG
 
-    keys = [_key(mlir, [*flags, *extra]) for extra in ([], ["--compile-to=stream"], [PRINT_FLAG])]
+    keys = [cache_key(mlir, [*flags, *extra]) for extra in ([], ["--compile-to=stream"], [PRINT_FLAG])]
 
     def make() -> list[bytes]:
         printed: list[bytes] = []
         module, stream = _run(mlir, [*flags, PRINT_FLAG], "stream", printed=printed)
         return [module, stream, *printed]
 
-    module, stream, text = _cached(keys, make, use_cache)
+    module, stream, text = cached(keys, make, use_cache)
     return Watched(module, stream.decode(), text.decode())
 
 
-def _cached(keys: Sequence[str], make: Callable[[], list[bytes]], use_cache: bool) -> list[bytes]:
+def cached(keys: Sequence[str], make: Callable[[], list[bytes]], use_cache: bool) -> list[bytes]:
     """What the cache has under ``keys``; where it lacks one, what ``make`` gives, which it then has."""
     if not use_cache:
         return make()
@@ -144,7 +144,8 @@ def _cached(keys: Sequence[str], make: Callable[[], list[bytes]], use_cache: boo
     return made
 
 
-def _key(mlir: str, flags: Sequence[str]) -> str:
+def cache_key(mlir: str, flags: Sequence[str]) -> str:
+    """What :func:`cached` is to know the result of compiling ``mlir`` with ``flags`` by."""
     digest = hashlib.sha256()
     parts = [compiler_version(), *flags, mlir]
     if any("target-cpu=host" in flag for flag in flags):
@@ -162,11 +163,18 @@ def _run(mlir: str, flags: Sequence[str], *phases: str, printed: list[bytes] | N
     with tempfile.TemporaryDirectory(prefix="optgen-") as name:
         folder = Path(name)
         extra = ["--dump-compilation-phases-to=phases"] if phases else []
-        output = _run_in(folder, mlir, [*flags, *extra], printed)
+        output = run_in(folder, mlir, [*flags, *extra], printed)
         return [output, *(next((folder / "phases").glob(f"*.{phase}.mlir")).read_bytes() for phase in phases)]
 
 
-def _run_in(folder: Path, mlir: str, flags: Sequence[str], printed: list[bytes] | None = None) -> bytes:
+def run_in(folder: Path, mlir: str, flags: Sequence[str], printed: list[bytes] | None = None) -> bytes:
+    """The output of iree-compile, run in ``folder``, where what else it writes is left.
+
+    What it prints is added to ``printed``, if given.
+
+    Raises:
+        CompileError, CompilerNotFoundError: as :func:`compile_mlir`.
+    """
     # The module is named on the command line by a constant, so that no path of this machine reaches its bytes.
     source, output = folder / "module.mlir", folder / "module.out"
     source.write_text(mlir)
@@ -188,8 +196,8 @@ def dump_assembly(mlir: str, flags: Sequence[str]) -> str:
         flags: for iree-compile, ``-o`` excepted.
 
     Returns:
-        For CPUs the assembly of the kernels alone, for CUDA the PTX, for Vulkan SPIR-V as MLIR; where there are
-        several kernels, one after the other.
+        For CPUs the assembly of the kernels alone, for CUDA the PTX, for ROCm GCN assembly, for Metal its language, for
+        Vulkan SPIR-V as MLIR; where there are several kernels, one after the other.
 
     Raises:
         CompileError: as :func:`compile_mlir`, or where the compiler left no such text.
@@ -198,8 +206,8 @@ def dump_assembly(mlir: str, flags: Sequence[str]) -> str:
     with tempfile.TemporaryDirectory(prefix="optgen-") as name:
         folder = Path(name)
         dumps = ["--iree-hal-dump-executable-intermediates-to=dump", "--iree-hal-dump-executable-binaries-to=dump"]
-        _run_in(folder, mlir, [*flags, *dumps])
-        for pattern in ("*.s", "*.ptx", "*.spirv.mlir"):
+        run_in(folder, mlir, [*flags, *dumps])
+        for pattern in ("*.s", "*.ptx", "*.rocmasm", "*.metal", "*.spirv.mlir"):
             if found := sorted((folder / "dump").glob(pattern)):
                 return "\n".join(_kernels_alone(file.read_text()) for file in found)
     raise CompileError("iree-compile wrote no assembly for this target")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import zipfile
 
 import numpy as np
@@ -28,7 +29,7 @@ def make_probes(kernel: Kernel) -> tuple[bytes, tuple[ProbeCase, ...]]:
     both too, as arrays of one element.
     """
     spec = kernel.spec
-    shape = kernel.shape or PLACEHOLDERS[0]
+    shape = PLACEHOLDERS[0] if kernel.shape is None else kernel.shape
     graph = None
     if kernel.graph is not None:
         reference = reference_spec(spec)
@@ -43,7 +44,7 @@ def make_probes(kernel: Kernel) -> tuple[bytes, tuple[ProbeCase, ...]]:
         hypers = _hypers(spec, step, index)
         inputs = []
         for operand in spec.operands:
-            values = rng.standard_normal(size)
+            values = rng.standard_normal(size if operand.shape is None else math.prod(operand.shape_for(shape)))
             if operand.role == "state":  # whatever a state holds, its square root may be taken
                 values = np.abs(values) * 0.1
             elif operand.name in spec.variant.per_element:
@@ -88,14 +89,17 @@ def _hypers(spec: KernelSpec, step: int, index: int) -> dict[str, float]:
 def _run_traced(
     spec: KernelSpec, shape: tuple[int, ...], inputs: list[np.ndarray], numbers: list[float]
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """The reference for a rule that has no graph: JAX itself, in float64."""
+    """The reference for a rule that has no graph: JAX itself, in float64. The largest term of a result is at least the
+    larger of its old value and its new one."""
     from optgen.dsl.trace import import_jax, traceable
 
     jax = import_jax()
     with jax.enable_x64(True):
-        results = jax.jit(traceable(reference_spec(spec)))(*[x.reshape(shape) for x in inputs], *numbers)
+        tensors = [x.reshape(o.shape_for(shape)) for x, o in zip(inputs, spec.operands, strict=True)]
+        results = jax.jit(traceable(reference_spec(spec)))(*tensors, *numbers)
         outputs = [np.asarray(r, np.float64).ravel() for r in results]
-    return outputs, [np.abs(o) for o in outputs]
+    old = [x for x, o in zip(inputs, spec.operands, strict=True) if o.role != "input"]
+    return outputs, [np.maximum(np.abs(new), np.abs(was)) for new, was in zip(outputs, old, strict=True)]
 
 
 def _npz(arrays: dict[str, np.ndarray]) -> bytes:

@@ -26,7 +26,8 @@ from optgen.artifact.transform import (
     TransformManifest,
 )
 from optgen.compiler.build import Progress, compile_kernel
-from optgen.compiler.driver import compile_mlir, compiler_version
+from optgen.compiler.driver import compiler_version
+from optgen.compiler.variants import compile_for
 from optgen.dsl.rule import Rule
 from optgen.dsl.variant import Dtypes, KernelSpec, Operand, Variant
 from optgen.dtypes import INTEGERS, storage_dtype
@@ -138,7 +139,7 @@ def _build(
             if progress:
                 progress(label, target.name, None)
             source = _source(text, target)
-            files[file] = compile_mlir(source, _flags(target, inputs), use_cache=use_cache)
+            files[file] = compile_for(source, target, _flags(target, inputs), use_cache=use_cache)[0]
             modules.append(ModuleInfo(target.name, target.backend, file, False, 0, target.arch, target.features))
             if progress:
                 progress(label, target.name, len(files[file]))
@@ -258,7 +259,7 @@ def _passed(tensor: TensorInfo) -> LeafInfo:
 
 def _source(text: str, target: Target) -> str:
     """StableHLO as it is compiled for one target."""
-    if target.style.accumulator == "f64":
+    if target.backend == "cpu":
         return with_wide_sums(text)
     if target.backend == "vulkan":
         try:

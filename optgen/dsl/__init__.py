@@ -3,6 +3,7 @@
 from optgen.dsl.chain import chain as chain
 from optgen.dsl.decay import Decay as Decay
 from optgen.dsl.ops import global_norm as global_norm
+from optgen.dsl.ops import is_finite as is_finite
 from optgen.dsl.ops import maximum as maximum
 from optgen.dsl.ops import minimum as minimum
 from optgen.dsl.ops import norm as norm

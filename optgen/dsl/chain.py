@@ -107,6 +107,7 @@ class _Level:
                 self.names[slot.name],
                 None if slot.needs is None else self.names[slot.needs],
                 self.names.get(slot.init, slot.init) if isinstance(slot.init, str) else slot.init,
+                slot.shape,
             )
             for slot in self.rule.state
         )
@@ -232,7 +233,8 @@ def parse_chain(text: str, find: Callable[[str], Rule]) -> Rule:
     """The chain that ``clip_by_global_norm + adamw + ema`` describes, without numbers.
 
     Args:
-        text: names of parts and of a rule, with plus signs between. ``lr=warmup_cosine`` among them is the schedule.
+        text: names of parts and of a rule, with plus signs between. ``lr=warmup_cosine`` among them is the schedule;
+            ``lr=piecewise(100:0.5, 200:0.1)`` has the numbers of updates and the factors after them.
         find: gives the rule of a name.
 
     Raises:
@@ -246,14 +248,18 @@ def parse_chain(text: str, find: Callable[[str], Rule]) -> Rule:
     for term in (each.strip() for each in text.split("+")):
         name, equals, value = (each.strip() for each in term.partition("="))
         if equals:
-            schedule = around.SCHEDULES.get(value)
             if lr is not None:
                 raise HyperparameterError(f"'lr' must be given once (got {text!r})")
-            if name != "lr" or schedule is None:
+            kind, bracket, rest = value.partition("(")
+            if name == "lr" and kind.strip() == "piecewise":
+                lr = around.schedule.piecewise(boundaries=_boundaries(term, bracket + rest))
+                continue
+            if name != "lr" or value not in around.SCHEDULES:
                 raise HyperparameterError(
-                    f"'{term}' must be lr=SCHEDULE, one of {', '.join(around.SCHEDULES)}; give numbers with --set"
+                    f"'{term}' must be lr=SCHEDULE, one of {', '.join(around.SCHEDULES)}, piecewise(100:0.5, ...); "
+                    "give numbers with --set"
                 )
-            lr = schedule()
+            lr = around.SCHEDULES[value]()
         elif name in around.PARTS:
             parts.append(around.PARTS[name])
         else:
@@ -262,3 +268,19 @@ def parse_chain(text: str, find: Callable[[str], Rule]) -> Rule:
             except UnknownRuleError as error:
                 raise UnknownRuleError(f"{error}; the parts of a chain are {', '.join(around.PARTS)}") from None
     return chain(*parts, lr=lr)
+
+
+def _boundaries(term: str, text: str) -> dict[float, float]:
+    """Boundaries and factors from ``(100:0.5, 200:0.1)``."""
+    pairs = [each.partition(":") for each in text.strip()[1:-1].split(",")]
+    try:
+        if not (text.startswith("(") and text.endswith(")")):
+            raise ValueError
+        boundaries = {float(boundary): float(factor) for boundary, _, factor in pairs}
+    except ValueError:
+        raise HyperparameterError(
+            f"'{term}' must be lr=piecewise(UPDATES:FACTOR, ...), as in lr=piecewise(100:0.5, 200:0.1)"
+        ) from None
+    if len(boundaries) < len(pairs):
+        raise HyperparameterError(f"'{term}' must have each number of updates once")
+    return boundaries

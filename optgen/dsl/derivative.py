@@ -23,10 +23,12 @@ def vjp_rule(rule: Rule, per_element: tuple[str, ...] = ("lr",)) -> Rule:
         per_element: hyperparameters to differentiate by, given as tensors of the leaf's shape.
 
     Raises:
-        RuleError: if the rule has scalar state.
+        RuleError: if the rule has scalar state, or state of other shapes than the param's.
     """
     if rule.scalars:
         raise RuleError(f"rule '{rule.name}' must be without scalar state to have a derivative (got {[*rule.scalars]})")
+    if shaped := [slot.name for slot in rule.state if slot.shape is not None]:
+        raise RuleError(f"rule '{rule.name}' has no derivative: its state '{shaped[0]}' has a shape of its own")
     tensors = (rule.param, *rule.inputs, *(slot.name for slot in rule.state))
     states = tuple(slot.name for slot in rule.state)
     extra = (*rule.inputs, *per_element)

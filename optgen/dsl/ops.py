@@ -61,6 +61,11 @@ def zeros_like(x: Any) -> Any:
     return _jnp().zeros_like(x)
 
 
+def is_finite(x: Any) -> Any:
+    """Whether ``x`` is neither NaN nor infinite, elementwise."""
+    return _jnp().isfinite(plain(x))
+
+
 def norm(x: Any) -> Any:
     """The Euclidean norm over a whole leaf, a scalar."""
     return _jnp().sqrt(_jnp().sum(x * x))

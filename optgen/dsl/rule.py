@@ -23,11 +23,13 @@ from optgen.errors import HyperparameterError, RuleError
 from optgen.hyper import Hyper, Kind
 
 RuleFunction = Callable[..., Any]
+#: The shape of a state tensor, from its leaf's and the rule's flags.
+ShapeFunction = Callable[[tuple[int, ...], Mapping[str, bool]], tuple[int, ...]]
 
 
 @dataclass(frozen=True)
 class StateSlot:
-    """One state tensor of a rule, as large as its param.
+    """One state tensor of a rule, of its param's shape unless it says otherwise.
 
     Attributes:
         name: as in the rule's signature.
@@ -35,11 +37,13 @@ class StateSlot:
             always does.
         init: what it holds before the first step: a number, the name of the hyperparameter that says which, or
             ``param`` for a copy of the param.
+        shape: its shape, where that is not its param's; such rules run out of place.
     """
 
     name: str
     needs: str | None = None
     init: float | str = 0.0
+    shape: ShapeFunction | None = None
 
 
 @dataclass(frozen=True)
@@ -130,6 +134,7 @@ def rule(
     source: str = "",
     exact: bool = True,
     init: Mapping[str, float | str] | None = None,
+    shapes: Mapping[str, ShapeFunction] | None = None,
     scalars: Mapping[str, float] | None = None,
     needs: Mapping[str, str] | None = None,
 ) -> Callable[[RuleFunction], Rule]:
@@ -149,6 +154,9 @@ def rule(
             rounding of f32 arithmetic in them.
         init: what state tensors hold before the first step, where not zero: a number, the name of a hyperparameter,
             or ``"param"`` for a copy of the param.
+        shapes: for state tensors of another shape than their param's, a function from the leaf's shape and the rule's
+            flags to it (Adafactor's factors). Each dimension must be at least 1 where the leaf's are. Such a rule runs
+            out of place.
         scalars: scalar state, as a mapping from keyword parameters to their numbers before the first step. The
             function returns their new values after its tensors, computed from scalars alone.
         needs: parameters that default to None and are there exactly where another one is given: SGD needs ``step``
@@ -169,8 +177,14 @@ def rule(
         ['lr', 'beta']
     """
     first, numbers = dict(init or {}), {key: float(value) for key, value in (scalars or {}).items()}
+    shapes = dict(shapes or {})
     slots = tuple(
-        StateSlot(key, needs, first[key] if isinstance(first.get(key), str) else float(first.get(key, 0.0)))
+        StateSlot(
+            key,
+            needs,
+            first[key] if isinstance(first.get(key), str) else float(first.get(key, 0.0)),
+            shapes.get(key),
+        )
         for key, needs in (state if isinstance(state, Mapping) else dict.fromkeys(state)).items()
     )
     decays, signed, closed = frozenset(decays), frozenset(signed), frozenset(closed)
@@ -213,6 +227,10 @@ def rule(
             raise RuleError(f"'scalars' of rule '{label}' must name its keyword parameters{line} (got {unknown[0]!r})")
         if unknown := sorted(set(first) - {slot.name for slot in slots}):
             raise RuleError(f"'init' of rule '{label}' must name its state tensors{line} (got {unknown[0]!r})")
+        if unknown := sorted(set(shapes) - {slot.name for slot in slots}):
+            raise RuleError(f"'shapes' of rule '{label}' must name its state tensors{line} (got {unknown[0]!r})")
+        if both := [slot.name for slot in slots if slot.shape is not None and slot.init == "param"]:
+            raise RuleError(f"state '{both[0]}' of rule '{label}' must have its param's shape to be its copy{line}")
         for slot in slots:
             if isinstance(slot.init, str) and slot.init != "param" and slot.init not in names - {"step"}:
                 raise RuleError(

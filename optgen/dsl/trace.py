@@ -42,7 +42,8 @@ def traceable(spec: KernelSpec) -> Any:
     scalars = spec.scalars
 
     def check_results(results: Any, tensors: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-        problem = _problem(spec, results, tensors[0].shape)
+        leaf = tensors[0].shape
+        problem = _problem(spec, results, {o.name: o.shape_for(leaf) for o in spec.results})
         if problem:
             raise RuleError(problem.format(line=faults.where_returned(rule.function, tensors, keywords)))
 
@@ -90,8 +91,10 @@ def traceable(spec: KernelSpec) -> Any:
     return update
 
 
-def _problem(spec: KernelSpec, results: Any, shape: tuple[int, ...]) -> str:
-    """What is wrong with a rule's results, with ``{line}`` for where; empty if nothing is."""
+def _problem(spec: KernelSpec, results: Any, shapes: dict[str, tuple[int, ...]]) -> str:
+    """What is wrong with a rule's results, with ``{line}`` for where; empty if nothing is.
+
+    ``shapes`` are those that its tensors must have."""
     import jax.numpy as jnp
 
     variant = spec.variant
@@ -109,9 +112,13 @@ def _problem(spec: KernelSpec, results: Any, shape: tuple[int, ...]) -> str:
         if not isinstance(value, int | float) and not hasattr(value, "dtype"):
             return f"result '{each}' of rule '{name}' must be a tensor{{line}} (got {_braces(value)})"
         found = jnp.shape(value)
-        hint = ": a sum over a leaf may be a term of its result" if found == () else ": each element gives one"
-        if each in tensors and found != shape:
-            return f"result '{each}' of rule '{name}' must have its leaf's shape {shape}{{line}} (got {found}){hint}"
+        if each in tensors and found != shapes[each]:
+            whose = "the declared" if each in spec.shaped else "its leaf's"
+            hint = ": a sum over a leaf may be a term of its result" if found == () else ": each element gives one"
+            hint = "" if each in spec.shaped else hint
+            return (
+                f"result '{each}' of rule '{name}' must have {whose} shape {shapes[each]}{{line}} (got {found}){hint}"
+            )
         if each not in tensors and found != ():
             return f"scalar '{each}' of rule '{name}' must be computed from scalars alone{{line}} (got shape {found})"
     return ""
@@ -124,8 +131,8 @@ def _braces(value: Any) -> str:
 def trace(spec: KernelSpec, shape: Sequence[int], *, locations: bool = False) -> str:
     """The StableHLO module of one kernel, traced on a leaf of ``shape``.
 
-    Its ``main`` takes the operands of ``spec`` as tensors of that shape and then its scalars as rank-0 tensors,
-    and returns the new param and state, tensors first.
+    Its ``main`` takes the operands of ``spec``, as tensors of their shapes beside that leaf, and then its scalars as
+    rank-0 tensors, and returns the new param and state, tensors first.
 
     Args:
         spec: rule, structure and dtypes.
@@ -143,7 +150,7 @@ def trace(spec: KernelSpec, shape: Sequence[int], *, locations: bool = False) ->
     wide = spec.dtypes.compute == "f64"
     with jax.enable_x64(True) if wide else nullcontext(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        arguments = [jax.ShapeDtypeStruct(tuple(shape), _JAX_NAMES[o.traced]) for o in spec.operands]
+        arguments = [jax.ShapeDtypeStruct(o.shape_for(shape), _JAX_NAMES[o.traced]) for o in spec.operands]
         arguments += [jax.ShapeDtypeStruct((), _JAX_NAMES[spec.dtypes.compute])] * len(spec.scalars)
         jitted = jax.jit(traceable(spec), keep_unused=True)
         try:

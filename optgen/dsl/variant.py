@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from optgen.dsl.rule import Rule, StateSlot
@@ -27,19 +27,25 @@ def has_eight_bits(state: Any) -> bool:
 
 @dataclass(frozen=True)
 class Operand:
-    """One tensor argument of a kernel, all of the leaf's shape.
+    """One tensor argument of a kernel, of the leaf's shape unless it says otherwise.
 
     Attributes:
         name: the rule's name for it.
         dtype: of its elements in memory.
         role: ``param`` and ``state`` are replaced by the update, ``input`` is only read.
         rounding: ``stochastic`` where the update rounds it up or down at random, so that it is right on average.
+        shape: a function from the leaf's shape to its own, where that is another.
     """
 
     name: str
     dtype: str
     role: str
     rounding: str = "nearest"
+    shape: Callable[[tuple[int, ...]], tuple[int, ...]] | None = field(default=None, compare=False)
+
+    def shape_for(self, leaf: Iterable[int]) -> tuple[int, ...]:
+        """Its shape beside a leaf of the shape ``leaf``."""
+        return tuple(leaf) if self.shape is None else self.shape(tuple(leaf))
 
     @property
     def coded(self) -> bool:
@@ -307,11 +313,12 @@ class KernelSpec:
     def operands(self) -> tuple[Operand, ...]:
         """The tensor arguments: param, inputs, state, per-element hyperparameters."""
         v, d = self.variant, self.dtypes
+        shapes = {slot.name: _of_leaf(slot, dict(v.flags)) for slot in v.slots}
         master = "f64" if d.param == "f64" else "f32"  # f64 in references
         return (
             Operand(v.rule.param, d.param, "param", "nearest" if v.master else self._rounding(d.param)),
             *(Operand(name, d.grad, "input") for name in v.rule.inputs),
-            *(Operand(name, t := d.slot(name), "state", self._rounding(t)) for name in v.rule_state),
+            *(Operand(name, t := d.slot(name), "state", self._rounding(t), shapes[name]) for name in v.rule_state),
             *((Operand(MASTER, master, "state"),) if v.master else ()),
             *(Operand(name, d.state, "input") for name in v.per_element),
         )
@@ -319,6 +326,11 @@ class KernelSpec:
     def _rounding(self, dtype: str) -> str:
         at_random = dtype in CODES or (dtype == "bf16" and self.variant.rounding == "stochastic")
         return "stochastic" if at_random else "nearest"
+
+    @property
+    def shaped(self) -> tuple[str, ...]:
+        """The operands that have a shape of their own."""
+        return tuple(o.name for o in self.operands if o.shape is not None)
 
     @property
     def random(self) -> bool:
@@ -339,3 +351,9 @@ class KernelSpec:
     def returned(self) -> tuple[str, ...]:
         """The scalar state, which the module returns after its other results, in the compute type."""
         return tuple(self.variant.rule.scalars)
+
+
+def _of_leaf(slot: StateSlot, flags: Mapping[str, bool]) -> Callable[[tuple[int, ...]], tuple[int, ...]] | None:
+    """The slot's shape as a function of the leaf's alone."""
+    shape = slot.shape
+    return None if shape is None else lambda leaf: shape(leaf, flags)

@@ -15,6 +15,7 @@ from optgen.lower.emit import emit_in_place, emit_out_of_place
 from optgen.lower.graph import CrossElementError as CrossElementError
 from optgen.lower.graph import Graph as Graph
 from optgen.lower.graph import graph_of as graph_of
+from optgen.lower.plain import emit_plain
 from optgen.lower.plan import Plan as Plan
 from optgen.lower.plan import plan_of as plan_of
 from optgen.lower.style import Style as Style
@@ -48,15 +49,30 @@ class Kernel:
     plan: Plan | None = None
 
     def abi(self, style: Style) -> str:
-        """How a module of that style is called; see :meth:`Style.abi`."""
-        return "list" if self.plan is None else style.abi
+        """How a module of that style is called: ``stages`` with a table of rows, else ``list`` with lists of leaves, or
+        ``leaves`` where it must know more of them than their memory."""
+        if self.plan is None:
+            return "list"
+        if style.vector is not None:
+            return "stages"
+        return "leaves" if self.plan.leafwise or self.spec.random else "list"
 
     def mlir(self, style: Style) -> str:
         """The module as iree-compile takes it, for one kind of device."""
         if self.graph is None or self.plan is None:
             assert self.shape is not None
-            return emit_out_of_place(self.spec, self.stablehlo, self.shape)
+            return emit_out_of_place(self.spec, self.stablehlo, self.shape, style)
         return emit_in_place(self.spec, self.graph, self.plan, style)
+
+    def plain(self, style: Style) -> str:
+        """The module for callers without Python: one leaf as plain tensors. See :mod:`optgen.lower.plain`.
+
+        Raises:
+            LoweringError: if the rule does not run in place on one leaf alone.
+        """
+        if self.graph is None or self.plan is None:
+            raise LoweringError(f"a plain module runs in place, which this rule cannot: {self.reason}")
+        return emit_plain(self.spec, self.graph, self.plan, style)
 
 
 def lower(spec: KernelSpec, shapes: Sequence[tuple[int, ...]] | None = None) -> tuple[Kernel, ...]:
@@ -74,6 +90,8 @@ def lower(spec: KernelSpec, shapes: Sequence[tuple[int, ...]] | None = None) -> 
         RuleError: for a rule that does not fit its declaration.
     """
     try:
+        if spec.shaped:
+            raise CrossElementError(f"has state '{spec.shaped[0]}' of another shape than its param's")
         first, second = (trace(spec, shape, locations=True) for shape in PLACEHOLDERS)
         graph = graph_of(first, PLACEHOLDERS[0], (second, PLACEHOLDERS[1]))
     except (CrossElementError, UntraceableError) as error:

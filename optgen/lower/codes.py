@@ -115,7 +115,7 @@ def encode(result: str, x: str, dtype: str, word: str, half: int) -> list[str]:
 
 
 def keys(parts: Sequence[str], compute: str, leaf: str, start: str) -> list[str]:
-    """Lines that make ``%key0`` and ``%key1``, once for a row.
+    """Lines that make ``%key0``, ``%key1`` and ``%key2``, once for a row.
 
     Args:
         parts: names of the floats that :data:`PARTS` lists.
@@ -124,22 +124,46 @@ def keys(parts: Sequence[str], compute: str, leaf: str, start: str) -> list[str]
         start: where in its leaf the row starts, an index.
     """
     w = _Writer("%key_w")
-    low, high, step_low, step_high = (w.add(f"arith.fptoui {name}", f"{compute} to i32") for name in parts)
-    seed, step = (w.op("ori", a, w.op("shli", b, 16)) for a, b in ((low, high), (step_low, step_high)))
+    halves = [w.add(f"arith.fptoui {name}", f"{compute} to i32") for name in parts]
     number = w.add(f"arith.index_cast {leaf}", "index to i32")
     wide = w.add(f"arith.index_cast {start}", "index to i64")
     c32 = w.add("arith.constant 32", "i64")
     beyond = w.add(f"arith.trunci {w.add(f'arith.shrui {wide}, {c32}', 'i64')}", "i64 to i32")
+    _mix(w, halves, number, beyond)
+    first = w.add(f"arith.trunci {wide}", "i64 to i32")
+    # The sum of key and index alone matters.
+    w.lines.append(f"%key2 = arith.addi %key0, {first} : i32")
+    return w.lines
+
+
+def host_keys(parts: Sequence[str], compute: str, leaf: str) -> list[str]:
+    """Lines for the VM that make ``%key0`` and ``%key1`` of a leaf's first 2^32 elements; ``leaf`` is an i64.
+
+    The VM has no conversion from f64 to integers: after adding a power of two, a number is in the mantissa's last bits.
+    """
+    w = _Writer("%key_w")
+    bits, type_, mask = (2.0**52, "i64", 2**32 - 1) if compute == "f64" else (2.0**23, "i32", 2**23 - 1)
+    base = w.add(f"arith.constant {bits!r}", compute)
+    kept = w.add(f"arith.constant {mask}", type_)
+    halves = []
+    for name in parts:
+        sum_ = w.add(f"arith.bitcast {w.op('addf', name, base, compute)}", f"{compute} to {type_}")
+        whole = w.op("andi", sum_, kept, type_)
+        halves.append(w.add(f"arith.trunci {whole}", "i64 to i32") if type_ == "i64" else whole)
+    _mix(w, halves, w.add(f"arith.trunci {leaf}", "i64 to i32"), w.number(0))
+    return w.lines
+
+
+def _mix(w: _Writer, halves: Sequence[str], number: str, beyond: str) -> None:
+    """``%key0`` and ``%key1``, of the halves of seed and step, a leaf's number and the upper word of a place in it."""
+    low, high, step_low, step_high = halves
+    seed, step = (w.op("ori", a, w.op("shli", b, 16)) for a, b in ((low, high), (step_low, step_high)))
     for index, offset in enumerate((0x9E3779B9, 0x85EBCA6B)):
         key = w.scramble(w.op("addi", seed, offset))
         for each in (step, number, beyond):
             # Not the same way twice, so that not all of what meets in one key meets in the other.
             key = w.scramble(w.op("muli", w.op("addi", key, each), 0x9E3779B1) if index else w.op("xori", key, each))
         w.lines.append(f"%key{index} = arith.addi {key}, {w.number(0)} : i32")
-    first = w.add(f"arith.trunci {wide}", "i64 to i32")
-    # The sum of key and index alone matters.
-    w.lines.append(f"%key2 = arith.addi %key0, {first} : i32")
-    return w.lines
 
 
 def words(count: int, index: str) -> tuple[list[str], list[str]]:

@@ -115,6 +115,13 @@ def _sign(result: str, operands: list[str], dtype: str, _: str) -> list[str]:
 
 
 def _is_finite(result: str, operands: list[str], dtype: str, _: str) -> list[str]:
+    if dtype == "f32":  # by its bits: compilers of Vulkan's drivers may take floats for finite
+        return [
+            f"{result}_b = arith.bitcast {operands[0]} : f32 to i32",
+            constant(f"{result}_i", 0x7F800000, "i32"),
+            f"{result}_e = arith.andi {result}_b, {result}_i : i32",
+            f"{result} = arith.cmpi ne, {result}_e, {result}_i : i32",
+        ]
     return [
         f"{result}_a = math.absf {operands[0]} : {dtype}",
         constant(f"{result}_i", float("inf"), dtype),

@@ -43,16 +43,7 @@ class _Rows:
         count = len(self.operands)
         self.tensors = dict(zip(graph.inputs[:count], range(count), strict=True))
         self.scalars = {v: f"%h_{s.name}" for v, s in zip(graph.inputs[count:], spec.scalars, strict=True)}
-        # Where each reduction's total is to be found: its stage and, among those for leaves, its column.
-        self.columns: dict[Value, tuple[int, int]] = {}
-        self.trees: list[tuple[int, Value]] = []
-        for index, stage in enumerate(plan.reductions):
-            for node in stage.nodes:
-                if is_tree_reduction(node):
-                    self.trees.append((index, node.result))
-                else:
-                    width = sum(s == index for s, _ in self.columns.values())
-                    self.columns[node.result] = (index, width)
+        self.columns, self.trees = columns_of(plan)
 
     def render(self) -> str:
         assert self.style.vector is not None
@@ -68,6 +59,7 @@ class _Rows:
             name=module_name(self.spec),
             operands=self.operands,
             compute=self.spec.dtypes.compute,
+            mode=self.style.float_mode,
             # More at once hide what 8-bit loads and the hash wait for: a tenth faster with AVX2 and with AVX-512.
             vector=self.style.vector * (4 if self.random else 1),
             indexed=self.random,
@@ -126,7 +118,7 @@ class _Rows:
             for value, (where, column) in self.columns.items():
                 if where == index and value in work.reductions:
                     extracts.append((column, f"%r{value.index}"))
-                    lines += _widen(f"%r{value.index}", self.name(work, value), value.dtype)
+                    lines += widen_total(f"%r{value.index}", self.name(work, value), value.dtype)
             totals.append(_Totals(index, width, tuple(extracts)))
         nodes = (*work.entry, *work.body)
         return {
@@ -166,7 +158,24 @@ class _Rows:
         return entry | {"reductions": reductions, "outputs": outputs, "lanes": lanes}
 
 
-def _widen(source: str, result: str, dtype: str) -> list[str]:
+def columns_of(plan: Plan) -> tuple[dict[Value, tuple[int, int]], list[tuple[int, Value]]]:
+    """Where each reduction's total is to be found.
+
+    Returns:
+        For those over leaves their stage and, among those of it, their column; for those over the tree their stage.
+    """
+    columns: dict[Value, tuple[int, int]] = {}
+    trees = []
+    for index, stage in enumerate(plan.reductions):
+        for node in stage.nodes:
+            if is_tree_reduction(node):
+                trees.append((index, node.result))
+            else:
+                columns[node.result] = (index, sum(s == index for s, _ in columns.values()))
+    return columns, trees
+
+
+def widen_total(source: str, result: str, dtype: str) -> list[str]:
     """A total, which is f64, as the graph's value of type ``dtype``."""
     if dtype == "f64":
         return [constant(f"{result}_z", -0.0, "f64"), f"{result} = arith.addf {source}, {result}_z : f64"]

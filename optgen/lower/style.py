@@ -22,24 +22,18 @@ class Style:
     """What differs between kernels for different kinds of device.
 
     Attributes:
-        accumulator: element type of inexact reductions; f64 where the device has it, since f32 sums of 16M
-            elements are off by 3e-2.
         pairs: whether f64 inside kernels is made of pairs of f32, because the device lacks it.
         halves: whether f16 is converted by integer arithmetic, because the device lacks it.
         vector: for CPUs, the elements that the loop handles at once. Such kernels take a table of rows and update a
             whole tree in one dispatch; None gives kernels that take lists of leaves.
+        float_mode: for CPUs that can take denormal numbers for zero, the architecture: IREE has them do so, and the
+            kernels do not.
     """
 
-    accumulator: str = "f64"
     pairs: bool = False
     halves: bool = False
     vector: int | None = None
-
-    @property
-    def abi(self) -> str:
-        """How modules of rules that run in place are called: ``stages`` with a table of rows, or ``list`` with lists of
-        leaves."""
-        return "list" if self.vector is None else "stages"
+    float_mode: str = ""
 
 
 @cache

@@ -34,6 +34,7 @@ _FILES = {
     "schedule_free_sgd": "schedule_free", "schedule_free_adamw": "schedule_free",
     "sophia_g": "sophia",
     "muon": "muon",
+    "adafactor": "adafactor",
     "gradient_descent": "ivy", "adam_step": "ivy",
 }  # fmt: skip
 
@@ -69,7 +70,7 @@ SAME: dict[tuple[str, str], str] = {
 }
 
 #: Rules that relate elements to one another, and are compiled for the shapes of given leaves.
-OUT_OF_PLACE = ("muon",)
+OUT_OF_PLACE = ("muon", "adafactor")
 
 #: Which convention is meant where none is named: the first of these that the rule has.
 PREFERRED = ("torch", "optax", "keras", "ivy")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from optgen.dsl import rule, sqrt, where
+from optgen.dsl import maximum, minimum, rule, sqrt, where
 from optgen.rules.common import clip
 
 
@@ -27,11 +27,20 @@ def ftrl(
     """
     new = n + g * g
     if power is None:
-        top, bottom = sqrt(new), sqrt(n)
-        # The roots' difference, without cancellation.
-        rise = g * g / where(new > 0, top + bottom, 1.0)
+        bottom = sqrt(n)
+        top = _hypot(bottom, g)
+        # The roots' difference times w, without cancellation, and small numbers times large ones, lest g * g underflow.
+        pull = g / where(top > 0, top + bottom, 1.0) * (w / lr) * g
     else:
         top = new**power
-        rise = top - n**power
-    z = z + (g + (2 * l2_shrinkage) * w) - rise / lr * w
+        pull = (top - n**power) / lr * w
+    z = z + (g + (2 * l2_shrinkage) * w) - pull
     return (clip(z, l1) - z) / (top / lr + (2 * l2 + beta / lr)), new, z
+
+
+def _hypot(a: Any, b: Any) -> Any:
+    """The root of the sum of squares, wherever it is a number in range; ``a`` is not negative."""
+    b = abs(b)
+    larger = maximum(a, b)
+    ratio = minimum(a, b) / where(larger > 0, larger, 1.0)
+    return larger * sqrt(1 + ratio * ratio)

@@ -3,6 +3,8 @@
 from optgen.runtime.device import Device as Device
 from optgen.runtime.device import get_device as get_device
 from optgen.runtime.device import list_devices as list_devices
+from optgen.runtime.files import read_arrays as read_arrays
+from optgen.runtime.files import write_arrays as write_arrays
 from optgen.runtime.loading import load as load
 from optgen.runtime.loading import prebuilt as prebuilt
 from optgen.runtime.optimizer import Optimizer as Optimizer

@@ -23,7 +23,7 @@ from optgen.runtime.workers import Aside
 #: workers beside it; ``cpu-workers`` is that pool.
 BACKENDS = {
     "local-sync": "cpu", "local-task": "cpu", "vulkan": "vulkan", "cuda": "cuda", "hip": "rocm",
-    "cpu": "cpu", "cpu-workers": "cpu",
+    "metal": "metal", "cpu": "cpu", "cpu-workers": "cpu",
 }  # fmt: skip
 
 #: Elements in one call from which it is shared with the workers of ``cpu``, by the arithmetic: f64 takes longer. They
@@ -63,7 +63,7 @@ class Device:
 
     Attributes:
         uri: the name it was asked for by.
-        backend: ``cpu``, ``vulkan`` or ``cuda``: which modules it runs.
+        backend: ``cpu``, ``vulkan``, ``cuda``, ``rocm`` or ``metal``: which modules it runs.
         description: the driver's name for it.
         threads: for a pool of workers, how many.
         aside: for a pool of workers, what keeps them off the caller's core.
@@ -98,10 +98,13 @@ class Device:
     def bind_leaf(self, kernel: KernelInfo, arrays: Sequence[np.ndarray]) -> list[Binding]:
         """The arrays of one leaf, one for each operand of ``kernel``, as :meth:`bind` does it."""
         # Vulkan devices without 16-bit storage see two elements as one word: the last one needs a neighbour.
-        pad = self.backend == "vulkan" and kernel.shape is None and any(SIZES[o.dtype] == 2 for o in kernel.operands)
-        padding = arrays[0].size % 2 if pad else 0
+        smallest = min(SIZES[o.dtype] for o in kernel.operands)
+        pad = self.backend == "vulkan" and kernel.shape is None and smallest < 4
+        padding = -arrays[0].size % (4 // smallest) if pad else 0
         return [
-            self.bind(array, memory_type(operand.dtype), kernel.shape, padding)
+            self.bind(
+                array, memory_type(operand.dtype), kernel.shape if operand.shape is None else operand.shape, padding
+            )
             for array, operand in zip(arrays, kernel.operands, strict=True)
         ]
 
@@ -136,6 +139,12 @@ class Device:
             buffer=np.ascontiguousarray(array).reshape(-1).view(np.uint8),
         )
         return Binding(self._view(buffer, shape, dtype), buffer, array, True)
+
+    def empty(self, shape: Sequence[int], dtype: str) -> Any:
+        """A view of memory on the device that nothing has been written to."""
+        count = int(np.prod(shape)) * SIZES[dtype]
+        buffer = self.hal.allocator.allocate_buffer(self._device_memory, self._usage, count)
+        return self._view(buffer, shape, dtype)
 
     def span(self, memory: memoryview, shape: Sequence[int], dtype: str) -> tuple[Any, Any]:
         """A view over ``memory`` of this process, for CPUs, and the buffer that it needs."""
@@ -265,7 +274,7 @@ def list_devices(driver: str | None = None) -> list[tuple[str, str]]:
     import iree.runtime as rt
 
     found = []
-    for name in [driver] if driver else ["local-sync", "local-task", "vulkan", "cuda", "hip"]:
+    for name in [driver] if driver else ["local-sync", "local-task", "vulkan", "cuda", "hip", "metal"]:
         try:
             for info in rt.get_driver(name).query_available_devices():
                 label = info["name"] if info["name"] != "default" else "this machine's processor"

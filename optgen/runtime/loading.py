@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from optgen import resources
@@ -70,6 +71,24 @@ def prebuilt_bundle(name: str) -> Bundle:
     if not path.exists():
         raise BundleNotFoundError(f"there is no prebuilt bundle {name!r}; there are {', '.join(prebuilt_names())}")
     return read_bundle(path)
+
+
+def open_bundle(text: str) -> Bundle:
+    """The bundle at that path; where there is nothing, the prebuilt one of that name.
+
+    Raises:
+        BundleNotFoundError: if there is neither; the message lists the prebuilt ones.
+        BundleError: if it is damaged.
+    """
+    if not Path(text).exists():
+        if text in prebuilt_names():
+            return prebuilt_bundle(text)
+        if not text.endswith(".optgen"):
+            known = ", ".join(prebuilt_names()) or "none"
+            raise BundleNotFoundError(
+                f"there is no bundle at {text}, and no prebuilt one of that name; there are {known}"
+            )
+    return read_bundle(text)
 
 
 def prebuilt_names() -> list[str]:

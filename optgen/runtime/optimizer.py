@@ -95,6 +95,7 @@ class Optimizer:
         #: Kernels that are known to work in the arrays' own memory.
         self.trusted: set[str] = set()
         self._recalled: Recalled | None = None
+        self._shaped = {o.name for kernel in self._kernels for o in kernel.shaped}
         self._hypers = {h.name: h for h in bundle.manifest.hypers}
         self._defaults = {h.name: h.default for h in bundle.manifest.hypers if h.default is not None}
         for name, value in (defaults or {}).items():
@@ -129,8 +130,9 @@ class Optimizer:
     def init(self, params: Any, **hypers: Any) -> dict[str, Any]:
         """The state before the first step: ``{"step": 0, "m": tree like params, ...}``.
 
-        Arrays are zero unless the rule says otherwise, of the params' kind (numpy, torch, JAX, Array) and of the
-        kernel's state dtype: f32 for 16-bit params. Scalar state, where the rule has some, is a float.
+        Arrays are zero unless the rule says otherwise, of the params' kind (numpy, torch, JAX, Array), of their shapes
+        unless the rule has others (Adafactor's factors), and of the kernel's state dtype: f32 for 16-bit params. Scalar
+        state, where the rule has some, is a float.
 
         Args:
             params: a tree.
@@ -148,8 +150,9 @@ class Optimizer:
         first = self._first_values(hypers, leaves)
         state: dict[str, Any] = {"step": 0, **self.manifest.scalars}
         for name in self.manifest.state:
-            dtypes = {path: kernel.operand(name).dtype for path, kernel in kernels.items()}
-            slots = memory.packed({p: (leaf.array.shape, dtypes[p]) for p, leaf in leaves.items()})
+            own = {path: kernel.operand(name) for path, kernel in kernels.items()}
+            dtypes = {path: operand.dtype for path, operand in own.items()}
+            slots = memory.packed({p: (own[p].shape_for(leaf.array.shape), dtypes[p]) for p, leaf in leaves.items()})
             for path, value in first(name):
                 slots[path][...] = from_float64(value, dtypes[path])
             arrays = {path: memory.to_kind(slots[path], dtypes[path], leaf.kind) for path, leaf in leaves.items()}
@@ -378,7 +381,7 @@ class Optimizer:
             shape = param.array.shape
             for name, found in others.items():
                 leaf = leaves[name] = as_leaf(found[path], path, names[name], codes=name in manifest.state)
-                if leaf.array.shape != shape:
+                if leaf.array.shape != shape and name not in self._shaped:
                     raise LeafError(
                         f"{names[name]} {show(path)} must have the shape of its param, {shape} (got {leaf.array.shape})"
                     )
@@ -391,6 +394,11 @@ class Optimizer:
             ordered = []
             for operand in kernel.operands:
                 leaf = leaves[operand.name]
+                if operand.shape is not None and leaf.array.shape != operand.shape:
+                    raise LeafError(
+                        f"{names[operand.name]} {show(path)} must have the shape {operand.shape} beside a param of "
+                        f"shape {shape} (got {leaf.array.shape})"
+                    )
                 written = operand.role != "input" and leaf.kind != "jax"
                 if written:
                     _check_writable(leaf, names[operand.name])

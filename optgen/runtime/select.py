@@ -7,7 +7,7 @@ from typing import Protocol
 
 from optgen import host
 from optgen.artifact import ModuleInfo
-from optgen.errors import DeviceError
+from optgen.errors import DeviceError, MissingFeaturesError
 from optgen.runtime.device import Device
 
 #: Substrings of device names, lower case, for which a Vulkan module of a vendor's target is meant. Modules for
@@ -36,9 +36,9 @@ def unfit(module: ModuleInfo, device: Device) -> str:
     if module.backend != device.backend:
         return f"is for {module.backend}"
     if module.backend == "cpu":
-        if module.arch != host.architecture():
+        if module.arch not in ("any", host.architecture()):
             return f"is for {module.arch}"
-        missing = sorted(set(module.features) - host.features())
+        missing = lacking(module)
         return f"needs {', '.join(missing)}" if missing else ""
     chip = module.target.partition(":")[2]
     if module.backend == "vulkan" and chip:
@@ -48,15 +48,37 @@ def unfit(module: ModuleInfo, device: Device) -> str:
     return ""
 
 
+def lacking(module: ModuleInfo) -> list[str]:
+    """The extensions that a CPU module needs and this machine's processor lacks."""
+    return sorted(set(module.features) - host.features())
+
+
+def _rank(module: ModuleInfo) -> tuple[int, ...]:
+    """What is specific comes before what is general."""
+    general = module.arch == "any", module.target == "cpu:vmvx"
+    named = ":" in module.target and module.backend != "cuda"
+    return len(module.features), *(not each for each in general), named
+
+
 def choose(compiled: Compiled, device: Device, what: str = "kernel") -> ModuleInfo:
     """The module of ``compiled`` for ``device``: among those that may run there, the most specific.
 
     Raises:
-        DeviceError: if there is none; the message says why not for each.
+        MissingFeaturesError: if there is none because this machine's processor lacks what they need.
+        DeviceError: if there is none for another reason; the message says why not for each.
     """
     reasons = {m.target: unfit(m, device) for m in compiled.modules}
     fit = [m for m in compiled.modules if not reasons[m.target]]
     if fit:
-        return max(fit, key=lambda m: (len(m.features), ":" in m.target and m.backend != "cuda"))
+        return max(fit, key=_rank)
     listed = "; ".join(f"{target} {reason}" for target, reason in reasons.items()) or "it holds no module at all"
-    raise DeviceError(f"no module of {what} {compiled.name} can run on {device.uri} ({device.description}): {listed}")
+    message = f"no module of {what} {compiled.name} can run on {device.uri} ({device.description}): {listed}"
+    near = [m for m in compiled.modules if m.backend == device.backend == "cpu" and m.arch == host.architecture()]
+    if not near:
+        raise DeviceError(message)
+    least = min((lacking(m) for m in near), key=len)
+    raise MissingFeaturesError(
+        f"{message}. This processor lacks {', '.join(least)}: compile for it (target cpu, on this machine), or for all "
+        "(target cpu:any)",
+        tuple(least),
+    )

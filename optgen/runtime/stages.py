@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 
 from optgen.artifact import KernelInfo, ModuleInfo
-from optgen.runtime.call import Call
 from optgen.runtime.device import Device
 from optgen.runtime.memory import empty
 from optgen.runtime.module import LoadedModule
 from optgen.runtime.rows import Spans, join_rows, split_rows
+from optgen.runtime.staged import StagedCall, combine, leafwise
 
 #: Seconds for which the caller looks whether its workers are done before it sleeps: to be woken takes 50 us.
 _PATIENCE = 5e-4
 
 
-class StagesCall(Call):
+class StagesCall(StagedCall):
     """Leaves bound to a module by rows. See :class:`Call`.
 
     Where there is enough to do, the rows are shared: the device's worker threads begin with theirs, and the caller
@@ -43,8 +43,7 @@ class StagesCall(Call):
         first = np.flatnonzero(np.diff(self.rows[:, len(kernel.operands) + 1], prepend=-1))
         self._partials = [empty((len(self.rows), len(stage)), "f64") for stage in kernel.stages]
         self._totals = [
-            empty((len(first), width), "f64") if (width := sum(not c.tree for c in stage)) else None
-            for stage in kernel.stages
+            empty((len(first), width), "f64") if (width := leafwise(stage)) else None for stage in kernel.stages
         ]
         self._first = first
         workers = device.workers(int(counts.sum()), kernel.dtypes["compute"]) if len(self.rows) > 1 else None
@@ -60,36 +59,16 @@ class StagesCall(Call):
         if self._at_once:
             outputs = [self._mine.begin("apply", 0, scalars, 0)]
             return self.trusted or self._trust(outputs)
-        totals: list[float] = []
-        for index in range(len(self._partials)):
-            totals += self.stage(index, [*scalars, *totals])
-        return self.apply([*scalars, *totals] if totals else scalars)
+        return super().run(scalars)
 
     def stage(self, index: int, scalars: Sequence[float]) -> list[float]:
-        """Runs one stage of reductions.
-
-        Args:
-            index: which.
-            scalars: of the kernel, and the totals over the tree of the stages before.
-
-        Returns:
-            Its totals over the tree, as far as these leaves go. Those for leaves stay here.
-        """
+        """As :meth:`StagedCall.stage`."""
         self._all(f"stage{index}", index, scalars)
-        lines, totals = self._partials[index], self._totals[index]
-        found, at = [], 0
-        for i, column in enumerate(self.kernel.stages[index]):
-            line = np.ascontiguousarray(lines[:, i])
-            if column.tree:
-                found.append(column.total(line))
-            else:
-                assert totals is not None
-                column.ufunc.reduceat(line, self._first, out=totals[:, at])
-                at += 1
-        return found
+        lines = [np.ascontiguousarray(line) for line in self._partials[index].T]
+        return combine(self.kernel.stages[index], lines, self._first, self._totals[index])
 
     def apply(self, scalars: Sequence[float]) -> bool:
-        """The update itself, after all stages. Takes what :meth:`stage` takes, and returns what :meth:`run` does."""
+        """As :meth:`StagedCall.apply`."""
         outputs = self._all("apply", len(self._partials), scalars)
         if self.kernel.returned:
             first = len(self.results)

@@ -6,6 +6,7 @@ machine, with its driver and its runtime. Needs numpy and ``iree.runtime`` alone
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,8 @@ from optgen.errors import BundleError
 from optgen.hyper import part
 from optgen.runtime import memory
 from optgen.runtime.device import Device, get_device, list_devices
-from optgen.runtime.execute import ListCall, prepare
+from optgen.runtime.execute import prepare
+from optgen.runtime.leaves import ListCall
 from optgen.runtime.module import LoadedModule, check_runtime
 from optgen.runtime.select import unfit
 
@@ -183,9 +185,10 @@ def _run_case(
     case: ProbeCase,
     outcomes: dict[str, _Outcome],
 ) -> None:
-    size, span = case.size, slice(_GUARD, _GUARD + case.size)
+    sizes = [case.size if o.shape is None else math.prod(o.shape) for o in kernel.operands]
+    spans = [slice(_GUARD, _GUARD + size) for size in sizes]
     whole, before = [], []
-    for operand in kernel.operands:
+    for operand, size, span in zip(kernel.operands, sizes, spans, strict=True):
         array = memory.empty((size + 2 * _GUARD,), operand.dtype)
         array.view(np.uint8)[:] = 0x5A
         array[span] = probes.get(f"{index}.in.{operand.name}", size, storage_dtype(operand.dtype))
@@ -195,7 +198,7 @@ def _run_case(
         scalars = [part(case.hypers[s.hyper], s.part) for s in kernel.scalars]
     except KeyError as error:
         raise BundleError(f"the bundle is damaged: probe {index} of {kernel.name} lacks {error}") from error
-    call = prepare(device, info, module, kernel, [[array[span] for array in whole]])
+    call = prepare(device, info, module, kernel, [[array[span] for array, span in zip(whole, spans, strict=True)]])
     in_place = call.run(scalars)
     bindings = [b for [b] in call.bindings] if isinstance(call, ListCall) else []
 
@@ -211,18 +214,18 @@ def _run_case(
         now = array
         if operand.role == "input" and bindings and bindings[i].staged:
             now = old.copy()
-            device.read(bindings[i].view, now[span])
+            device.read(bindings[i].view, now[spans[i]])
         if operand.role == "input" and _differs(now, old):
             overwritten = f"input '{operand.name}' overwritten"
-        elif _differs(now[:_GUARD], old[:_GUARD]) or _differs(now[span.stop :], old[span.stop :]):
+        elif _differs(now[:_GUARD], old[:_GUARD]) or _differs(now[spans[i].stop :], old[spans[i].stop :]):
             overwritten = f"memory beside '{operand.name}' overwritten"
     for i, operand in enumerate(kernel.operands):
         if operand.role == "input":
             continue
-        result = whole[i][span]
+        result = whole[i][spans[i]]
         outcome = outcomes[operand.name]
-        expected = probes.get(f"{index}.out.{operand.name}", size, np.dtype(np.float64))
-        term = probes.get(f"{index}.term.{operand.name}", size, np.dtype(np.float64))
+        expected = probes.get(f"{index}.out.{operand.name}", sizes[i], np.dtype(np.float64))
+        term = probes.get(f"{index}.term.{operand.name}", sizes[i], np.dtype(np.float64))
         outcome.max_ulp = max(outcome.max_ulp, error_in_ulp(result, expected, term, operand.dtype))
         # On the CPU by address; elsewhere by what now lies in the argument's memory.
         there = result.copy()

@@ -13,7 +13,8 @@ from optgen._version import __version__
 from optgen.artifact.function import FunctionBundle, FunctionManifest, structure_of
 from optgen.artifact.manifest import LeafInfo, ModuleInfo
 from optgen.compiler.build import Progress
-from optgen.compiler.driver import compile_mlir, compiler_version
+from optgen.compiler.driver import compiler_version
+from optgen.compiler.variants import compile_for
 from optgen.dsl.trace import import_jax
 from optgen.dtypes import element_name, storage_dtype
 from optgen.errors import LeafError
@@ -79,7 +80,7 @@ def compile_function(
         if progress:
             progress(label, target.name, None)
         file = f"modules/{target.name.replace(':', '-')}.vmfb"
-        files[file] = compile_mlir(stablehlo, _flags(target, inputs), use_cache=use_cache)
+        files[file] = compile_for(stablehlo, target, _flags(target, inputs), use_cache=use_cache)[0]
         modules.append(ModuleInfo(target.name, target.backend, file, False, arch=target.arch, features=target.features))
         if progress:
             progress(label, target.name, len(files[file]))

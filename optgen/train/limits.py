@@ -14,8 +14,9 @@ from optgen.targets import Target
 #: IREE 3.13 packs narrower elements into words on Vulkan: f16 comes out as garbage, and of the others the last
 #: elements where they do not fill a word. Wider ones many devices lack.
 DTYPES = ("f32", "i32", "ui32")
-#: Mesa's software Vulkan leaves every loop after this many iterations; a plain reduction is one loop.
-LOOP = 65_535
+#: How many elements may be reduced to one. Mesa's software Vulkan leaves loops after 65,535 rounds of all of a kernel's
+#: together, and one that sums and then uses the sum has two: wrong from 32,761 elements on, as measured.
+LOOP = 65_535 // 3
 
 _TENSOR = r"tensor<((?:\d+x)*)\w+>"
 _REDUCE = re.compile(rf"across dimensions = \[([\d, ]*)\] : \({_TENSOR}")
@@ -34,13 +35,23 @@ def check_vulkan(target: Target, stablehlo: str, leaves: Sequence[LeafInfo]) -> 
             _refuse(target, f"must use {', '.join(DTYPES)} ({show(leaf.path)} is {leaf.dtype})")
     for dtype in dict.fromkeys(re.findall(r"(?:x|<)(bf16|f16|f64)>", stablehlo)):
         _refuse(target, f"must use {', '.join(DTYPES)} (it computes in {dtype})")
+    check_vulkan_sums(target, stablehlo)
+
+
+def check_vulkan_sums(target: Target, stablehlo: str, what: str = "a function") -> None:
+    """Refuses reductions that are too long.
+
+    Raises:
+        UnsupportedTargetError: naming ``what`` reduces how many elements to one.
+    """
     longest = max(_reductions(stablehlo), default=0)
     if longest > LOOP:
-        _refuse(target, f"must not reduce more than {LOOP} elements to one, which Mesa's driver cuts off ({longest})")
+        reason = f"must not reduce more than {LOOP} elements to one, which Mesa's driver cuts off ({longest})"
+        _refuse(target, reason, what)
 
 
-def _refuse(target: Target, reason: str) -> None:
-    raise UnsupportedTargetError(f"a function for target '{target.name}' {reason}")
+def _refuse(target: Target, reason: str, what: str = "a function") -> None:
+    raise UnsupportedTargetError(f"{what} for target '{target.name}' {reason}")
 
 
 def _reductions(stablehlo: str) -> list[int]:

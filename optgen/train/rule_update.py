@@ -107,7 +107,8 @@ def rule_update(
                 initial = InitialInfo("hyper", path=slot.init)
             else:
                 initial = InitialInfo("fill", slot.init)
-            info = LeafInfo(f"state/{slot.name}/{own}".rstrip("/"), leaf.shape, operand.dtype)
+            shape = operand.shape_for(leaf.shape)
+            info = LeafInfo(f"state/{slot.name}/{own}".rstrip("/"), shape, operand.dtype)
             state.append(StateLeaf(info, (slot.name, *keys[leaf.path]), initial))
     hypers = tuple(
         Hyper(h.name, h.kind, h.check(defaults[h.name]), h.signed, h.closed) if h.name in defaults else h
@@ -141,7 +142,7 @@ def _trace(
         for operand in spec.operands:
             tree = {"param": leaf.path, "input": f"grads/{path}"}.get(operand.role, f"state/{operand.name}/{path}")
             places.append(len(tensors))
-            tensors.append(LeafInfo(tree.rstrip("/"), leaf.shape, operand.dtype))
+            tensors.append(LeafInfo(tree.rstrip("/"), operand.shape_for(leaf.shape), operand.dtype))
         where.append(places)
     counted = any(h.kind == "step" for h in variant.hypers)
     scalars = [s for s in variant.scalars if s.hyper != "step"]
@@ -222,7 +223,7 @@ def _groups(
     if update.groups and variant.rule.scalars:
         jax = import_jax()
         spec = specs[0]
-        structs = [struct(LeafInfo("", leaves[0].shape, o.dtype)) for o in spec.operands]
+        structs = [struct(LeafInfo("", o.shape_for(leaves[0].shape), o.dtype)) for o in spec.operands]
         structs += [struct(LeafInfo("", (), spec.dtypes.compute))] * len(spec.scalars)
         with jax.enable_x64(True) if spec.dtypes.compute == "f64" else nullcontext():
             jaxpr = jax.make_jaxpr(traceable(spec))(*structs).jaxpr

@@ -14,6 +14,7 @@ from optgen.artifact.step import EntryInfo, StepBundle, StepManifest, StepModule
 from optgen.compiler.build import Progress, count_copies
 from optgen.compiler.driver import compile_and_print, compiler_version
 from optgen.dtypes import storage_dtype
+from optgen.errors import UnsupportedTargetError
 from optgen.lower.hazard import find_hazards
 from optgen.targets import Target, get_target
 from optgen.train.limits import check_stored, check_vulkan
@@ -80,7 +81,7 @@ def compile_step(
         target = get_target(each)
         if progress:
             progress(plan.name, target.name, None)
-        compute = plan.update.compute(plan.asked or (None if target.style.accumulator == "f64" else "f32"))
+        compute = plan.update.compute(plan.asked or (None if target.backend == "cpu" else "f32"))
         parts = plan.parts(compute)
         entries = plan.entries(parts)
         _check(target, plan, parts, compute)
@@ -132,6 +133,11 @@ def _check(target: Target, plan: StepPlan, parts: dict[str, Part], compute: str)
     Raises:
         UnsupportedTargetError: naming it.
     """
+    if target.guarded:
+        raise UnsupportedTargetError(
+            f"target '{target.name}' cannot run a whole step: its modules are for several processors at once. Compile "
+            "for each of them, cpu:x86-64-v2, cpu:aarch64..., all in one bundle"
+        )
     leaves = [leaf_of(argument, compute) for argument in plan.arguments]
     for part in parts.values():
         if target.backend == "vulkan":

@@ -28,7 +28,7 @@ PARTS: dict[str, Any] = {
     "accumulate": accumulate(),
 }
 
-#: Schedules by name, likewise; a piecewise one has its boundaries' number in its structure.
+#: Schedules by name, likewise. A piecewise one needs its boundaries: it is no name alone.
 SCHEDULES: dict[str, Any] = {
     name: getattr(schedule, name)
     for name in (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from optgen.dsl.around import Part, part
-from optgen.dsl.ops import tree_sum, where
+from optgen.dsl.ops import is_finite, tree_sum, where
 from optgen.errors import HyperparameterError
 
 _SOURCE = "Micikevicius et al., Mixed Precision Training (2018)"
@@ -14,7 +14,7 @@ _LARGEST = 3.4028234663852886e38  # of f32: torch's scale does not grow beyond i
 
 def _skipping(update: Any, w: Any, g: Any, scale: Any, step: Any, skipped: Any) -> tuple[Any, Any]:
     """The update by ``g / scale`` if all of ``g`` is finite, as one of those that were made; and whether it is."""
-    finite = tree_sum(g * 0.0) == 0  # infinities and NaN times zero are NaN
+    finite = tree_sum(where(is_finite(g), 0.0, 1.0)) == 0  # not g * 0, which GPU compilers take for 0
     new = update(w, g / scale, step=step - skipped)
     return new.only_if(finite, update.old), finite
 

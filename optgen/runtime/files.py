@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
-from optgen.errors import LeafError, OptgenError
+from optgen.artifact.tensors import load_tensors, save_tensors
+from optgen.errors import FileError, LeafError
 
 if TYPE_CHECKING:
     import numpy as np
 
 SUFFIXES = (".npz", ".safetensors")
-
-
-class FileError(OptgenError, ValueError):
-    """A file of arrays is not there, cannot be read, or has nothing to do with the task."""
 
 
 def check_suffix(path: Path) -> None:
@@ -30,15 +26,13 @@ def check_suffix(path: Path) -> None:
     """
     if path.suffix not in SUFFIXES:
         raise FileError(f"{path} must end in {' or '.join(SUFFIXES)}")
-    if path.suffix == ".safetensors":
-        _safetensors()
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """The arrays in a file, each with memory of its own, by name.
 
     Raises:
-        FileError: if there is no such file, or it is damaged, or its format needs a package that is missing.
+        FileError: if there is no such file, or it is damaged, or holds bfloat16 and ml_dtypes is missing.
         LeafError: for bfloat16 in an npz file, which cannot hold it.
     """
     import numpy as np
@@ -53,11 +47,10 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
             with np.load(path, allow_pickle=False) as archive:
                 arrays = {name: archive[name] for name in archive.files}
         else:
-            # A copy, since these are views of the file's pages.
-            arrays = {name: np.array(array) for name, array in _safetensors().load_file(path).items()}
-    except Exception as error:  # zip, header, dtype: each library has its own for a damaged file
-        if path.suffix == ".safetensors" and "bfloat16" in str(error):
-            raise FileError(f"{path} holds bfloat16, which in numpy needs ml_dtypes: pip install ml_dtypes") from error
+            arrays = load_tensors(path.read_bytes())[0]
+    except ImportError as error:
+        raise FileError(f"{path} holds bfloat16, which in numpy needs ml_dtypes: pip install ml_dtypes") from error
+    except Exception as error:  # zip, header, dtype: each has its own for a damaged file
         raise FileError(f"{path} cannot be read: {error}") from error
     for name, array in arrays.items():
         if array.dtype.kind == "V" and array.dtype.name != "bfloat16":
@@ -70,38 +63,45 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
     Raises:
         LeafError: for bfloat16 in an npz file, which cannot hold it.
-        FileError: if the format needs a package that is missing.
     """
     import numpy as np
 
     check_suffix(path)
+    if path.suffix == ".safetensors":
+        data = save_tensors(arrays)
+        write_whole(path, lambda file: file.write(data))
+        return
+    for name, array in arrays.items():
+        if array.dtype.name == "bfloat16":
+            raise LeafError(f"npz files cannot hold '{name}', which is bfloat16: write .safetensors")
+    write_whole(path, lambda file: np.savez(file, allow_pickle=False, **arrays))
+
+
+def write_whole(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
+    """Writes a file beside its place, and moves it there when it is on disk: readers see the old one or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
-            if path.suffix == ".npz":
-                for name, array in arrays.items():
-                    if array.dtype.name == "bfloat16":
-                        raise LeafError(f"npz files cannot hold '{name}', which is bfloat16: write .safetensors")
-                np.savez(file, allow_pickle=False, **arrays)
-            else:
-                file.write(_safetensors().save({n: np.ascontiguousarray(a) for n, a in arrays.items()}))
+            write(file)
             file.flush()
             os.fsync(file.fileno())
         mask = os.umask(0)
         os.umask(mask)
         os.chmod(temporary, 0o666 & ~mask)  # mkstemp's files are for their owner alone
         os.replace(temporary, path)
+        _sync_folder(path.parent)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
 
 
-def _safetensors() -> Any:
+def _sync_folder(folder: Path) -> None:
+    """Puts a folder's entries on disk, so that a file that was moved there is there after a power cut."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
     try:
-        import safetensors.numpy
-    except ImportError as error:
-        raise FileError(".safetensors files need a package: pip install 'optgen[safetensors]'") from error
-    with contextlib.suppress(ImportError):
-        import ml_dtypes  # noqa: F401  makes bfloat16 known to numpy, by which name safetensors asks for it
-    return safetensors.numpy
+        os.fsync(handle)
+    finally:
+        os.close(handle)

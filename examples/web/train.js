@@ -1,0 +1,592 @@
+// a training step of an MLP with AdamW
+// Written by optgen 0.1.0 for wasm: for pages without modules or a server. It sets one global,
+// train, which is what index.js exports, and holds the .wasm in base64.
+"use strict";
+globalThis.train = (() => {
+  // The module's memory: errors, an arena, and arrays that live in it.
+
+  /** Base of every error that these modules raise on purpose. */
+  class OptgenError extends Error {
+    constructor(message) {
+      super(message);
+      this.name = new.target.name;
+    }
+  }
+  /** The .wasm and the JavaScript beside it do not belong together, or this engine cannot run it. */
+  class LibraryError extends OptgenError {}
+  /** An array is missing, has the wrong length or element type, is detached, or overlaps another. */
+  class ArrayError extends OptgenError {}
+  /** A hyperparameter is unknown, missing, not finite, or outside the range that its rule allows. */
+  class HyperparameterError extends OptgenError {}
+
+  const PAGE = 65536;
+  // What kernels assume of workspaces, and more than any array needs.
+  const ALIGNMENT = 64;
+  const ARRAYS = {
+    f32: Float32Array, f64: Float64Array, f16: Uint16Array, bf16: Uint16Array, bool: Uint8Array, i8: Int8Array,
+    u8: Uint8Array, i16: Int16Array, u16: Uint16Array, i32: Int32Array, u32: Uint32Array, i64: BigInt64Array,
+    u64: BigUint64Array,
+  };
+
+  /** The typed array that holds elements of a dtype: f16 and bf16 are held as their bits. */
+  function arrayType(dtype) {
+    return ARRAYS[dtype];
+  }
+
+  /** Bytes of the module's memory, handed out from the heap's base on. Memory grows as needed and never shrinks. */
+  class Memory {
+    constructor(memory, base) {
+      this.memory = memory;
+      this.end = roundUp(base);
+      this.freed = new Map();
+    }
+
+    /** Changes whenever memory grows; views of the old one are then detached. */
+    get buffer() {
+      return this.memory.buffer;
+    }
+
+    /** The address of `bytes` bytes, aligned to 64. What they hold is not said. */
+    allocate(bytes) {
+      const size = Math.max(ALIGNMENT, roundUp(bytes));
+      const again = this.freed.get(size)?.pop();
+      if (again !== undefined) return again;
+      const end = this.end + size;
+      const missing = Math.ceil((end - this.buffer.byteLength) / PAGE);
+      if (missing > 0) {
+        try {
+          this.memory.grow(missing);
+        } catch {
+          throw new ArrayError(`there is no memory for ${bytes} bytes more: the module has ${this.buffer.byteLength}`);
+        }
+      }
+      const address = this.end;
+      this.end = end;
+      return address;
+    }
+
+    /** Hands back what `allocate` gave for that number of bytes; it is used again for others of the same size. */
+    release(address, bytes) {
+      const size = Math.max(ALIGNMENT, roundUp(bytes));
+      if (!this.freed.has(size)) this.freed.set(size, []);
+      this.freed.get(size).push(address);
+    }
+  }
+
+  /** An array in the module's memory. Kernels work on it in place. */
+  class Tensor {
+    #memory;
+    #view;
+    #type;
+
+    constructor(memory, dtype, shape, address) {
+      this.#memory = memory;
+      this.#type = arrayType(dtype);
+      this.dtype = dtype;
+      this.shape = shape;
+      this.length = shape.reduce((a, b) => a * b, 1);
+      this.byteLength = this.length * this.#type.BYTES_PER_ELEMENT;
+      this.owned = address === undefined;
+      this.address = this.owned ? memory.allocate(this.byteLength) : address;
+      if (this.owned) this.view.fill(this.#type.BYTES_PER_ELEMENT === 8 && dtype !== "f64" ? 0n : 0);
+    }
+
+    /** Its elements. Read it anew after whatever may have made memory grow: older views are detached then. */
+    get view() {
+      if (this.address === null) throw new ArrayError("this tensor has been freed");
+      if (this.#view?.buffer !== this.#memory.buffer) {
+        this.#view = new this.#type(this.#memory.buffer, this.address, this.length);
+      }
+      return this.#view;
+    }
+
+    /** Copies `source` into it, an array of the same type and length. */
+    set(source, name = "the array") {
+      checkArray(source, this.dtype, this.length, name);
+      const view = this.view;
+      const same = source.buffer === view.buffer && source.byteOffset === view.byteOffset;
+      if (!same) view.set(source);
+    }
+
+    /** Hands its memory back. */
+    free() {
+      if (this.owned && this.address !== null) this.#memory.release(this.address, this.byteLength);
+      this.address = null;
+      this.#view = undefined;
+    }
+  }
+
+  /** Throws an ArrayError unless `array` is a typed array of that dtype and length, with its memory still there. */
+  function checkArray(array, dtype, length, name) {
+    const type = arrayType(dtype);
+    if (!(array instanceof type)) {
+      const got = array?.constructor?.name ?? typeof array;
+      throw new ArrayError(`'${name}' must be a ${type.name}, which holds ${dtype} (got ${got})`);
+    }
+    if (isDetached(array.buffer)) {
+      throw new ArrayError(
+        `'${name}' is a view of memory that is gone: the module's memory has grown since, or the buffer was transferred. ` +
+          "Read the view anew from its tensor or optimizer",
+      );
+    }
+    if (length !== undefined && array.length !== length) {
+      throw new ArrayError(`'${name}' must have ${length} elements (it has ${array.length})`);
+    }
+  }
+
+  function isDetached(buffer) {
+    if (buffer.byteLength > 0) return false;
+    try {
+      new Uint8Array(buffer);
+      return false;
+    } catch {
+      return true;
+    }
+  }
+
+  /** Throws an ArrayError where one of `pieces` that is written shares memory with another: `{name, address, bytes, written}`. */
+  function checkOverlap(pieces) {
+    for (const [i, a] of pieces.entries()) {
+      for (const b of pieces.slice(i + 1)) {
+        const apart = a.address + a.bytes <= b.address || b.address + b.bytes <= a.address;
+        if (!apart && (a.written || b.written)) {
+          throw new ArrayError(`'${a.name}' and '${b.name}' must not share memory: one of them is written`);
+        }
+      }
+    }
+  }
+
+  function roundUp(bytes) {
+    return Math.ceil(bytes / ALIGNMENT) * ALIGNMENT;
+  }
+
+  /** An element of a dtype as a number; f16 and bf16 are held as their bits. */
+  function toNumber(element, dtype) {
+    if (dtype === "bf16") return new Float32Array(Uint32Array.of(element << 16).buffer)[0];
+    if (dtype !== "f16") return element;
+    const [sign, exponent, mantissa] = [element & 0x8000 ? -1 : 1, (element >> 10) & 31, element & 1023];
+    if (exponent === 31) return mantissa ? NaN : sign * Infinity;
+    return sign * (exponent ? 2 ** (exponent - 25) * (1024 + mantissa) : 2 ** -24 * mantissa);
+  }
+  // The compiled library: its table of kernels, checked, and how they are called.
+
+  // IREE's executable library, laid out for 32 bits. Structs are read and written field by field.
+  const ABI_VERSION = 6;
+  const ENVIRONMENT_BYTES = 96;
+  const DISPATCH_BYTES = 64;
+  const WORKGROUP_BYTES = 32;
+  const ATTRIBUTES_BYTES = 64;
+  const LOCAL_MEMORY_PAGE = 4096;
+
+  /** A .wasm, instantiated.
+   *
+   * `program` says what the JavaScript beside it was written for: `query`, `exports` with the name, the constants and the
+   * bindings of each kernel, `constants` in base64, and `workspace` bytes. */
+  class Library {
+    constructor(instance, program, imported) {
+      const wasm = instance.exports;
+      const memory = imported ?? wasm.memory;
+      const query = wasm[program.query];
+      if (!memory || !query || !wasm.__heap_base || !wasm.__indirect_function_table) {
+        throw new LibraryError(`the .wasm has no '${program.query}', memory, table and heap base: it is another's`);
+      }
+      this.memory = new Memory(memory, wasm.__heap_base.value);
+      this.environment = this.#zeroed(ENVIRONMENT_BYTES);
+      this.kernels = this.#kernels(query(ABI_VERSION, this.environment) >>> 0, wasm.__indirect_function_table, program);
+      const most = (field) => Math.max(1, ...program.exports.map((each) => each[field]));
+      this.state = this.#zeroed(DISPATCH_BYTES);
+      this.group = this.#zeroed(WORKGROUP_BYTES);
+      this.words = this.#zeroed(4 * most("constants"));
+      this.pointers = this.#zeroed(4 * most("bindings"));
+      this.lengths = this.#zeroed(4 * most("bindings"));
+      this.localBytes = Math.max(0, ...this.kernels.map((kernel) => kernel.local));
+      this.local = this.localBytes ? this.#zeroed(this.localBytes) : 0;
+      this.workspace = program.workspace ? this.#zeroed(program.workspace) : 0;
+      this.constants = program.constants.map((text) => {
+        const bytes = fromBase64(text);
+        const address = this.#zeroed(bytes.length);
+        this.bytes.set(bytes, address);
+        return address;
+      });
+    }
+
+    get bytes() {
+      if (this.$bytes?.buffer !== this.memory.buffer) this.$bytes = new Uint8Array(this.memory.buffer);
+      return this.$bytes;
+    }
+
+    get data() {
+      if (this.$data?.buffer !== this.memory.buffer) this.$data = new DataView(this.memory.buffer);
+      return this.$data;
+    }
+
+    #zeroed(bytes) {
+      const address = this.memory.allocate(bytes);
+      this.bytes.fill(0, address, address + bytes);
+      return address;
+    }
+
+    #kernels(library, table, program) {
+      const word = (address) => this.data.getUint32(address, true);
+      if (!library) throw new LibraryError(`the .wasm does not know version ${ABI_VERSION} of the library's layout`);
+      const version = word(word(library));
+      if (version !== ABI_VERSION) {
+        throw new LibraryError(`the .wasm has version ${version} of the library's layout (must be ${ABI_VERSION})`);
+      }
+      const imports = word(library + 4);
+      const constants = word(library + 52);
+      if (imports || constants) throw new LibraryError("the .wasm asks for imports or constants, of which there are none");
+      const count = word(library + 12);
+      const [functions, attributes, names] = [word(library + 16), word(library + 20), word(library + 32)];
+      const known = new Map();
+      for (let i = 0; i < count; i++) known.set(this.#text(word(names + 4 * i)), i);
+      return program.exports.map((wanted) => {
+        const i = known.get(wanted.name);
+        if (i === undefined) throw new LibraryError(`the .wasm has no kernel '${wanted.name}': it is another's`);
+        const at = attributes + ATTRIBUTES_BYTES * i;
+        const [has, takes] = [this.data.getUint8(at + 10), this.data.getUint8(at + 11)];
+        if (has !== wanted.constants || takes !== wanted.bindings) {
+          throw new LibraryError(
+            `kernel '${wanted.name}' takes ${has} constants and ${takes} bindings ` +
+              `(must be ${wanted.constants} and ${wanted.bindings})`,
+          );
+        }
+        const pages = this.data.getUint16(at + 8, true);
+        const pointer = word(functions + 4 * i);
+        return { name: wanted.name, pointer, run: table.get(pointer), local: pages * LOCAL_MEMORY_PAGE };
+      });
+    }
+
+    #text(address) {
+      let text = "";
+      for (let i = address; this.bytes[i]; i++) text += String.fromCharCode(this.bytes[i]);
+      return text;
+    }
+
+    /** Calls a kernel for every workgroup of a grid. `bindings` has an address and a number of bytes by turns. */
+    dispatch(index, x, y, z, constants, bindings) {
+      const { data, state, group } = this;
+      const kernel = this.kernels[index];
+      for (let i = 0; i < constants.length; i++) data.setInt32(this.words + 4 * i, constants[i], true);
+      for (let i = 0; i < bindings.length; i += 2) {
+        data.setUint32(this.pointers + 2 * i, bindings[i], true);
+        data.setUint32(this.lengths + 2 * i, bindings[i + 1], true);
+      }
+      data.setUint32(state, 1, true); // the workgroup's extents
+      data.setUint32(state + 4, 1, true);
+      data.setUint16(state + 8, 1, true);
+      data.setUint16(state + 10, constants.length, true);
+      data.setUint32(state + 12, x, true);
+      data.setUint32(state + 16, y, true);
+      data.setUint16(state + 20, z, true);
+      data.setUint8(state + 22, 1); // workgroups at a time
+      data.setUint8(state + 23, bindings.length / 2);
+      data.setUint32(state + 24, this.words, true);
+      data.setUint32(state + 28, this.pointers, true);
+      data.setUint32(state + 32, this.lengths, true);
+      data.setUint32(group + 16, this.local, true);
+      data.setUint32(group + 20, this.localBytes, true);
+      if (this.pool?.run(kernel, x, y, z)) return;
+      for (let k = 0; k < z; k++) {
+        data.setUint16(group + 8, k, true);
+        for (let j = 0; j < y; j++) {
+          data.setUint32(group + 4, j, true);
+          for (let i = 0; i < x; i++) {
+            data.setUint32(group, i, true);
+            const status = kernel.run(this.environment, state, group);
+            if (status) throw new LibraryError(`kernel '${kernel.name}' failed with status ${status}`);
+          }
+        }
+      }
+    }
+
+    /** Ends its threads, if it has any. */
+    close() {
+      this.pool?.close();
+    }
+
+    /** Moves bytes. */
+    copy(target, source, length) {
+      this.bytes.copyWithin(target, source, source + length);
+    }
+
+    /** Fills `length` bytes with a pattern of `size` bytes over and over. */
+    fill(target, length, pattern, size) {
+      const type = { 1: Uint8Array, 2: Uint16Array, 4: Uint32Array }[size];
+      new type(this.memory.buffer, target, length / size).fill(pattern);
+    }
+  }
+
+  /** Compiles and instantiates what `source` is: bytes, a module, a response, or where to get them. */
+  async function instantiate(source) {
+    return WebAssembly.instantiate(await compile(source), {});
+  }
+
+  /** The WebAssembly.Module of a source. */
+  async function compile(source) {
+    source = await source;
+    if (typeof source === "string") source = new URL(source, globalThis.location?.href);
+    if (source instanceof URL) source = await fetched(source);
+    if (source instanceof WebAssembly.Module) return source;
+    if (typeof Response !== "undefined" && source instanceof Response) {
+      if (!source.ok) throw new LibraryError(`${source.url} cannot be loaded: status ${source.status}`);
+      source = await source.arrayBuffer();
+    }
+    try {
+      return await WebAssembly.compile(source);
+    } catch (error) {
+      throw new LibraryError(`the .wasm cannot be compiled here: ${error.message}`);
+    }
+  }
+
+  async function fetched(url) {
+    if (url.protocol !== "file:" || typeof process === "undefined") return fetch(url);
+    const { readFile } = await import(/* webpackIgnore: true */ /* @vite-ignore */ "node:fs/promises");
+    return readFile(url);
+  }
+
+  function fromBase64(text) {
+    return Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+  }
+
+  const bits = new DataView(new ArrayBuffer(8));
+
+  /** The low and high 32 bits of a double, the bits of a float, and numbers by their bits. */
+  const low = (x) => (bits.setFloat64(0, x), bits.getInt32(4));
+  const high = (x) => (bits.setFloat64(0, x), bits.getInt32(0));
+  const bitsOf32 = (x) => (bits.setFloat32(0, x), bits.getInt32(0));
+  const bitsOf64 = (x) => (bits.setFloat64(0, x), bits.getBigInt64(0));
+  const floatOf32 = (x) => (bits.setInt32(0, x), bits.getFloat32(0));
+  const floatOf64 = (x) => (bits.setBigInt64(0, x), bits.getFloat64(0));
+  // Whole programs of fixed shapes, training steps above all: named arguments that stay in the module's memory.
+
+  /** A compiled program. `signature` is what the package says of it, `run` its host program. */
+  class Step {
+    #library;
+    #signature;
+    #run;
+    #tensors;
+
+    constructor(library, signature, run) {
+      this.#library = library;
+      this.#signature = signature;
+      this.#run = run;
+      this.#tensors = Object.fromEntries(
+        signature.arguments.map((a) => [a.name, a.shape ? new Tensor(library.memory, a.dtype, a.shape) : { value: 0 }]),
+      );
+      /** The arguments in the module's memory, by name, as flat typed arrays. All begin as zeros. */
+      this.arrays = {};
+      for (const { name, shape } of signature.arguments) {
+        if (shape) Object.defineProperty(this.arrays, name, { enumerable: true, get: () => this.#tensors[name].view });
+      }
+    }
+
+    /** What the program takes and gives: names, dtypes, shapes, and which arguments it writes. */
+    get signature() {
+      return this.#signature;
+    }
+
+    /** Bytes of memory that the module holds. */
+    get memoryBytes() {
+      return this.#library.memory.buffer.byteLength;
+    }
+
+    /** Ends its threads, if it has any. It works on without them. */
+    close() {
+      this.#library.close();
+    }
+
+    /** Puts arguments into the module's memory: typed arrays, or numbers where the shape is that of one element. */
+    set(values) {
+      const known = this.#signature.arguments;
+      for (const [name, value] of Object.entries(values)) {
+        const argument = known.find((a) => a.name === name);
+        if (!argument) {
+          throw new ArrayError(`there is no argument '${name}': there are ${known.map((a) => a.name).join(", ")}`);
+        }
+        const wide = argument.dtype === "i64" || argument.dtype === "u64";
+        if (argument.shape === null || (argument.shape.length === 0 && typeof value !== "object")) {
+          if (typeof value !== (wide ? "bigint" : "number")) {
+            throw new ArrayError(`'${name}' must be a number (got ${typeof value})`);
+          }
+        } else {
+          checkArray(value, argument.dtype, this.#tensors[name].length, name);
+        }
+      }
+      for (const [name, value] of Object.entries(values)) {
+        const tensor = this.#tensors[name];
+        if (!(tensor instanceof Tensor)) tensor.value = value;
+        else if (typeof value !== "object") tensor.view[0] = value;
+        else tensor.set(value, name);
+      }
+    }
+
+    /** Runs the program on the arguments as they are, after `values` have been put into memory.
+     *
+     * Arguments that it writes are then new in `arrays`. The other results are returned, numbers where they have one
+     * element and no axes, else copies. */
+    run(values = {}) {
+      this.set(values);
+      const known = this.#signature.arguments;
+      const addresses = known.map((a) => this.#tensors[a.name].address ?? 0);
+      const numbers = known.filter((a) => !a.shape).map((a) => this.#tensors[a.name].value);
+      const results = this.#run(this.#library, addresses, known.map((a) => a.shape ?? []), numbers);
+      const returned = {};
+      this.#signature.results.forEach((result, i) => {
+        if (result.argument !== null) return;
+        if (result.shape === null) {
+          returned[result.name] = results[i];
+          return;
+        }
+        const { view } = new Tensor(this.#library.memory, result.dtype, result.shape, results[i]);
+        returned[result.name] = result.shape.length ? view.slice() : view[0];
+      });
+      return returned;
+    }
+  }
+  // What the library must have, checked when it is loaded.
+  const library = {
+    query: "jit_train_step_linked_library_query",
+    exports: [
+      { name: "main_dispatch_0_matmul_64x128x64_f32", constants: 0, bindings: 4 },
+      { name: "main_dispatch_1_matmul_64x10x128_f32", constants: 0, bindings: 4 },
+      { name: "main_dispatch_2_elementwise_broadcast_10_i32", constants: 0, bindings: 1 },
+      { name: "main_dispatch_3_reduction_64x10_i32xi32xf32xf32", constants: 0, bindings: 3 },
+      { name: "main_dispatch_4_reduction_64x10_f32", constants: 0, bindings: 2 },
+      { name: "main_dispatch_5_elementwise_64x10_f32", constants: 0, bindings: 2 },
+      { name: "main_dispatch_6_reduction_64x10_f32", constants: 0, bindings: 2 },
+      { name: "main_dispatch_7_elementwise_64_f32", constants: 0, bindings: 2 },
+      { name: "main_dispatch_8_reduction_64_f32", constants: 0, bindings: 2 },
+      { name: "main_dispatch_9_elementwise", constants: 0, bindings: 2 },
+      { name: "main_dispatch_10_elementwise_64x10_f32xf32xf32xi32xf32", constants: 0, bindings: 3 },
+      { name: "main_dispatch_11_reduction_10x64_f32", constants: 0, bindings: 2 },
+      { name: "main_dispatch_12_matmul_10x128x64_f32", constants: 0, bindings: 2 },
+      { name: "main_dispatch_13_matmul_64x128x10_f32", constants: 0, bindings: 3 },
+      { name: "main_dispatch_14_reduction_128x64_f32", constants: 0, bindings: 2 },
+      { name: "main_dispatch_15_matmul_128x64x64_f32", constants: 0, bindings: 3 },
+      { name: "main_dispatch_16_elementwise", constants: 0, bindings: 5 },
+      { name: "main_dispatch_17_elementwise_8192_f32", constants: 0, bindings: 8 },
+      { name: "main_dispatch_18_elementwise_128_f32", constants: 0, bindings: 8 },
+      { name: "main_dispatch_19_elementwise_1280_f32", constants: 0, bindings: 8 },
+      { name: "main_dispatch_20_elementwise_10_f32", constants: 0, bindings: 8 },
+    ],
+    constants: [],
+    workspace: 107392,
+  };
+  // What callers see of it.
+  const signature = {
+    name: "train",
+    arguments: [
+      { name: "params.layer0.w", dtype: "f32", shape: [64, 128], written: true },
+      { name: "params.layer0.b", dtype: "f32", shape: [128], written: true },
+      { name: "params.layer1.w", dtype: "f32", shape: [128, 10], written: true },
+      { name: "params.layer1.b", dtype: "f32", shape: [10], written: true },
+      { name: "m.layer0.w", dtype: "f32", shape: [64, 128], written: true },
+      { name: "m.layer0.b", dtype: "f32", shape: [128], written: true },
+      { name: "m.layer1.w", dtype: "f32", shape: [128, 10], written: true },
+      { name: "m.layer1.b", dtype: "f32", shape: [10], written: true },
+      { name: "v.layer0.w", dtype: "f32", shape: [64, 128], written: true },
+      { name: "v.layer0.b", dtype: "f32", shape: [128], written: true },
+      { name: "v.layer1.w", dtype: "f32", shape: [128, 10], written: true },
+      { name: "v.layer1.b", dtype: "f32", shape: [10], written: true },
+      { name: "x", dtype: "f32", shape: [64, 64], written: false },
+      { name: "y", dtype: "i32", shape: [64], written: false },
+      { name: "lr", dtype: "f32", shape: [], written: false },
+      { name: "step", dtype: "f32", shape: [], written: false },
+    ],
+    results: [
+      { name: "params.layer0.w", dtype: "f32", shape: [64, 128], argument: "params.layer0.w" },
+      { name: "params.layer0.b", dtype: "f32", shape: [128], argument: "params.layer0.b" },
+      { name: "params.layer1.w", dtype: "f32", shape: [128, 10], argument: "params.layer1.w" },
+      { name: "params.layer1.b", dtype: "f32", shape: [10], argument: "params.layer1.b" },
+      { name: "m.layer0.w", dtype: "f32", shape: [64, 128], argument: "m.layer0.w" },
+      { name: "m.layer0.b", dtype: "f32", shape: [128], argument: "m.layer0.b" },
+      { name: "m.layer1.w", dtype: "f32", shape: [128, 10], argument: "m.layer1.w" },
+      { name: "m.layer1.b", dtype: "f32", shape: [10], argument: "m.layer1.b" },
+      { name: "v.layer0.w", dtype: "f32", shape: [64, 128], argument: "v.layer0.w" },
+      { name: "v.layer0.b", dtype: "f32", shape: [128], argument: "v.layer0.b" },
+      { name: "v.layer1.w", dtype: "f32", shape: [128, 10], argument: "v.layer1.w" },
+      { name: "v.layer1.b", dtype: "f32", shape: [10], argument: "v.layer1.b" },
+      { name: "loss", dtype: "f32", shape: [], argument: null },
+    ],
+  };
+
+  // What a runtime would do for one call.
+  function program(library, addresses, extents, numbers) {
+    library.dispatch(0, 16, 1, 1, [], [addresses[12], 16384, addresses[0], 32768, addresses[1], 512, library.workspace + 38528, 68672]);
+    library.dispatch(1, 16, 1, 1, [], [
+      library.workspace + 38528, 68672,
+      addresses[2], 5120,
+      addresses[3], 40,
+      library.workspace + 38528, 68672,
+    ]);
+    library.dispatch(2, 1, 1, 1, [], [library.workspace + 38528, 68672]);
+    library.dispatch(3, 8, 1, 1, [], [addresses[13], 256, library.workspace + 38528, 68672, library.workspace + 38528, 68672]);
+    library.dispatch(4, 8, 1, 1, [], [library.workspace + 38528, 68672, library.workspace + 38528, 68672]);
+    library.dispatch(5, 1, 1, 1, [], [library.workspace + 38528, 68672, library.workspace + 38528, 68672]);
+    library.dispatch(6, 8, 1, 1, [], [library.workspace + 38528, 68672, library.workspace + 38528, 68672]);
+    library.dispatch(7, 1, 1, 1, [], [library.workspace + 38528, 68672, library.workspace + 38528, 68672]);
+    library.dispatch(8, 1, 1, 1, [], [library.workspace + 38528, 68672, library.workspace + 38528, 68672]);
+    library.dispatch(9, 1, 1, 1, [], [library.workspace + 38528, 68672, library.workspace, 4]);
+    library.dispatch(10, 1, 1, 1, [], [library.workspace + 38528, 68672, addresses[13], 256, library.workspace + 38528, 68672]);
+    library.dispatch(11, 10, 1, 1, [], [library.workspace + 38528, 68672, library.workspace + 64, 38464]);
+    library.dispatch(12, 20, 1, 1, [], [library.workspace + 38528, 68672, library.workspace + 64, 38464]);
+    library.dispatch(13, 16, 1, 1, [], [library.workspace + 38528, 68672, addresses[2], 5120, library.workspace + 38528, 68672]);
+    library.dispatch(14, 8, 1, 1, [], [library.workspace + 38528, 68672, library.workspace + 64, 38464]);
+    library.dispatch(15, 8, 1, 1, [], [library.workspace + 38528, 68672, addresses[12], 16384, library.workspace + 64, 38464]);
+    library.dispatch(16, 1, 1, 1, [], [
+      addresses[14], 4,
+      addresses[15], 4,
+      library.workspace + 107200, 192,
+      library.workspace + 107200, 192,
+      library.workspace + 107200, 192,
+    ]);
+    library.dispatch(17, 2, 1, 1, [], [
+      addresses[0], 32768,
+      library.workspace + 107200, 192,
+      addresses[4], 32768,
+      library.workspace + 5760, 32768,
+      addresses[8], 32768,
+      addresses[8], 32768,
+      addresses[4], 32768,
+      addresses[0], 32768,
+    ]);
+    library.dispatch(18, 1, 1, 1, [], [
+      addresses[1], 512,
+      library.workspace + 107200, 192,
+      addresses[5], 512,
+      library.workspace + 5248, 512,
+      addresses[9], 512,
+      addresses[9], 512,
+      addresses[5], 512,
+      addresses[1], 512,
+    ]);
+    library.dispatch(19, 1, 1, 1, [], [
+      addresses[2], 5120,
+      library.workspace + 107200, 192,
+      addresses[6], 5120,
+      library.workspace + 128, 5120,
+      addresses[10], 5120,
+      addresses[10], 5120,
+      addresses[6], 5120,
+      addresses[2], 5120,
+    ]);
+    library.dispatch(20, 1, 1, 1, [], [
+      addresses[3], 40,
+      library.workspace + 107200, 192,
+      addresses[7], 40,
+      library.workspace + 64, 40,
+      addresses[11], 40,
+      addresses[11], 40,
+      addresses[7], 40,
+      addresses[3], 40,
+    ]);
+    return [addresses[0], addresses[1], addresses[2], addresses[3], addresses[4], addresses[5], addresses[6], addresses[7], addresses[8], addresses[9], addresses[10], addresses[11], library.workspace];
+  }
+  const wasm = "AGFzbQEAAAABDgJgA39/fwF/YAJ/fwF/AxcWAAAAAAAAAAAAAAAAAAAAAAAAAAAAAQQEAXAAFgUDAQACBhQDfwFBgIAEC38AQQALfwBBkJkECwdaBAZtZW1vcnkCACNqaXRfdHJhaW5fc3RlcF9saW5rZWRfbGlicmFyeV9xdWVyeQAVGV9faW5kaXJlY3RfZnVuY3Rpb25fdGFibGUBAAtfX2hlYXBfYmFzZQMCCRsBAEEBCxUAAQIDBAUGBwgJCgsMDQ4PEBESExQK7lEW2wsCEH8UeyABKAIcIgNBBGooAgAgAigCACIBQQFxQQh0aiEEQQAhAiABQQJtIgUgAUEASCABIAVBAXRHcWsiBUEDdCEGIAMoAgAgBUELdGohByABQQZ0QcAAcSEIIANBDGooAgAhCSADQQhqKAIAIQpBASELA0AgByACQQh0aiEMIAkgAiAGckEJdGoiDUGADGohDiANQYAIaiEPIA1BgARqIRAgBCERQQAhBQNAIAUgCHIhEkF8IQMgDCECIBEhAf0MAAAAAAAAAAAAAAAAAAAAACITIRQgEyEVIBMhFgNAIAJBDGr9CQIAIAFBgAxq/QAEACIX/eYBIAJBCGr9CQIAIAFBgAhq/QAEACIY/eYBIAJBBGr9CQIAIAFBgARq/QAEACIZ/eYBIAL9CQIAIAH9AAQAIhr95gEgFP3kAf3kAf3kAf3kASEUIAJBjAZq/QkCACAX/eYBIAJBiAZq/QkCACAY/eYBIAJBhAZq/QkCACAZ/eYBIAJBgAZq/QkCACAa/eYBIBP95AH95AH95AH95AEhEyACQYwEav0JAgAgF/3mASACQYgEav0JAgAgGP3mASACQYQEav0JAgAgGf3mASACQYAEav0JAgAgGv3mASAW/eQB/eQB/eQB/eQBIRYgAkGMAmr9CQIAIBf95gEgAkGIAmr9CQIAIBj95gEgAkGEAmr9CQIAIBn95gEgAkGAAmr9CQIAIBr95gEgFf3kAf3kAf3kAf3kASEVIAJBEGohAiABQYAQaiEBIANBBGoiA0E8SQ0ACyAQIBJBAnQiAmogFSAKIAJq/QAEACIY/eQBIhv9DET2/0BE9v9ARPb/QET2/0AiGf3qAf0MRPb/wET2/8BE9v/ARPb/wCIa/esBIhUgFSAVIBX95gEiFyAXIBcgFyAX/Qx+M2EqfjNhKn4zYSp+M2EqIhwgF/0MwCWfJcAlnyXAJZ8lwCWfJSId/eYB/eUB/eYB/Qz/N72u/ze9rv83va7/N72uIh795AH95gH9DEEAXDNBAFwzQQBcM0EAXDMiH/3kAf3mAf0MSkN5N0pDeTdKQ3k3SkN5NyIg/eQB/eYB/QztDSc67Q0nOu0NJzrtDSc6IiH95AH95gH9DNxZoDvcWaA73FmgO9xZoDsiIv3kAf3mASAXIBcgF/0M2NOgNdjToDXY06A12NOgNSIV/eYB/QzWlfg41pX4ONaV+DjWlfg4IiP95AH95gH9DAWqFDsFqhQ7BaoUOwWqFDsiJP3kAf3mAf0M3VmgO91ZoDvdWaA73VmgOyIl/eQB/ecBIBv94AH9DBe30TkXt9E5F7fRORe30TkiG/1D/VL9CwQAIA0gAmogFCAY/eQBIiYgGf3qASAa/esBIhQgFCAUIBT95gEiFyAXIBcgFyAXIBwgFyAd/eYB/eUB/eYBIB795AH95gEgH/3kAf3mASAg/eQB/eYBICH95AH95gEgIv3kAf3mASAXIBcgFyAV/eYBICP95AH95gEgJP3kAf3mASAl/eQB/ecBICb94AEgG/1D/VL9CwQAIA8gAmogFiAY/eQBIhYgGf3qASAa/esBIhQgFCAUIBT95gEiFyAXIBcgFyAXIBwgFyAd/eYB/eUB/eYBIB795AH95gEgH/3kAf3mASAg/eQB/eYBICH95AH95gEgIv3kAf3mASAXIBcgFyAV/eYBICP95AH95gEgJP3kAf3mASAl/eQB/ecBIBb94AEgG/1D/VL9CwQAIA4gAmogEyAY/eQBIhMgGf3qASAa/esBIhggGCAYIBj95gEiFyAXIBcgFyAXIBwgFyAd/eYB/eUB/eYBIB795AH95gEgH/3kAf3mASAg/eQB/eYBICH95AH95gEgIv3kAf3mASAXIBcgFyAV/eYBICP95AH95gEgJP3kAf3mASAl/eQB/ecBIBP94AEgG/1D/VL9CwQAIBFBEGohESAFQTxJIQIgBUEEaiEFIAINAAsgC0EBcSEBQQQhAkEAIQsgAQ0AC0EAC/QEAhZ/AX0jgICAgAAiAxogA0HAAGtBQHEhBCABKAIcIgFBCGooAgBBFEEAIAIoAgAiAkEBcRsiA2ohBSABQQRqKAIAIANqIQYgASgCACACQQJtIgdBDHQgAkEASCACIAdBAXRHcSICQQx0a2ohCCAHIAJrQcACbCADciABQQxqKAIAakGAgAJqIQlBASEKQQAhAQNAIAkgAUEobGohCyAIIAFBCXRqIQxBBSENIAUhDiAGIQ9BACEQA0AgDUECIA1BAkkbIRFBACEHIAQhAwNAIAMhASARIQIDQCABQQA2AgAgAUEEaiEBIAJBf2oiAg0ACyADQQhqIQMgB0EBaiIHQQRHDQALQQAhEiAMIRMgDyEUA0AgEyEDQQAhFQNAIAQgFUEDdGohFkEAIQcgFCEXA0AgFiAHQQJ0aiIYKgIAIRkgFyEBQQAhAgNAIBkgAyACaioCACABKgIAlJIhGSABQShqIQEgAkEEaiICQRBHDQALIBggGTgCACAXQQRqIRcgB0EBaiIHIBFHDQALIANBgARqIQMgFUEBaiIVQQRHDQALIBNBEGohEyAUQaABaiEUIBJB/ABJIQEgEkEEaiESIAENAAtBACEWIAQhFyALIRgDQCAXIQEgDiECIBghAyARIQcDQCADIAEqAgAgAioCAJI4AgAgAUEEaiEBIAJBBGohAiADQQRqIQMgB0F/aiIHDQALIBdBCGohFyAYQShqIRggFkEBaiIWQQRHDQALIA5BCGohDiALQQhqIQsgD0EIaiEPIA1BfmohDSAQQQNJIQEgEEECaiEQIAENAAsgCkEBcSECQQQhAUEAIQogAg0AC0EAC3QBBX8gASgCHCgCAEGAlAJqIQNBACEEQQohBQNAIAVBBCAFQQRJGyEGIAMhAUEAIQcDQCABIAQgB2o2AgAgAUEEaiEBIAYgB0EBaiIHRw0ACyADQRBqIQMgBUF8aiEFIARBBkkhASAEQQRqIQQgAQ0AC0EAC9wCAhF/AX0gAigCACIDQcACbCABKAIcIgJBBGooAgAiAWpBgIACaiEEIANBA3QhBSACQQhqKAIAQcCUAmohBiABQYCUAmohByACKAIAIQhBACECQQEhCQNAIAYgAiAFciIKQQJ0av0MAAAAAAAAAAAAAAAAAAAAAP0LBAAgBCACQShsaiELQQohDCAHIQ1BACEOA0AgDEEEIAxBBEkbIQ9BACEQIAshEQNAIAggECAKakECdCICaiESIAYgAmoiEyoCACEUIA0hAiARIQEgDyEDA0AgEyAUIAEqAgBDAAAAACASKAIAIAIoAgBGG5IiFDgCACACQQRqIQIgAUEEaiEBIANBf2oiAw0ACyARQShqIREgEEEBaiIQQQRHDQALIA1BEGohDSALQRBqIQsgDEF8aiEMIA5BBkkhAiAOQQRqIQ4gAg0ACyAJQQFxIQFBBCECQQAhCSABDQALQQALggMDDX8BfQF7I4CAgIAAIgMaIANBgAFrQUBxIgT9DAAAgP8AAID/AACA/wAAgP/9CwQAIAIoAgAiAkEDdCEFIAJBwAJsIAEoAhwiAigCAGpBgIACaiEGIAJBBGooAgBBwJYCaiEHQQAhAUEBIQgDQEEAIQIDQCAEQcAAaiACaiAEIAJqKgIAOAIAIAJBBGoiAkEQRw0ACyABIAVyIQkgBiABQShsaiEKQQAhC0EKIQwDQCAMQQQgDEEESRshDSAKIQNBACEOA0AgBEHAAGogDkECdGoiDyoCACEQIAMhAiANIQEDQCAQIAIqAgCXIRAgAkEEaiECIAFBf2oiAQ0ACyAPIBA4AgAgA0EoaiEDIA5BAWoiDkEERw0ACyAKQRBqIQogDEF8aiEMIAtBBkkhAiALQQRqIQsgAg0ACyAHIAlBAnRqIAT9AARAIhFBAf2rAf0MAAAA/wAAAP8AAAD/AAAA//06IBH9Tv0LBAAgCEEBcSECQQQhAUEAIQggAg0AC0EAC4sDAgt/An0gASgCHCIBKAIAIgNBwJYCaiEEIANBgIACaiEFIAFBBGooAgBBwJgCaiEGQQAhBwNAIAQgB0ECdGohCEEKIQkgBSEKIAYhC0EAIQwDQCAJQQQgCUEESRshDSAKIQEgCyEDA0AgA0MAAP5CQwAA/sJDmpmxQkOama/CIAEqAgAgCCoCAJMiDiAOQ5qZr8JdGyIOIA5DmpmxQl4bIg5DO6q4P5RDAAAAP5KOIg8gD0MAAP7CXRsiDyAPQwAA/kJeGyIPQ4OAXjmUIA4gD0MAgDG/lJKSIg4gDiAOlCAOIA4gDiAOIA5DZ2lQOZRDzkO3OpKUQwiJCDySlEPBqSo9kpRDqqoqPpKUQwAAAD+SlJJDAACAP5IgD/wAQRd0QYCAgPwDar6UOAIAIAFBBGohASADQQRqIQMgDUF/aiINDQALIApBEGohCiALQRBqIQsgCUF8aiEJIAxBBkkhASAMQQRqIQwgAQ0ACyAFQShqIQUgBkEoaiEGIAdBAWoiB0HAAEcNAAtBAAuXAgIMfwF9IAIoAgAiAkEDdCEDIAJBwAJsIAEoAhwiAigCAGpBwJgCaiEEIAJBBGooAgBBgIACaiEFQQAhAkEBIQYDQCAFIAIgA3IiB0ECdGr9DAAAAAAAAAAAAAAAAAAAAAD9CwQAIAQgAkEobGohCEEKIQlBACEKA0AgCUEEIAlBBEkbIQtBACEMIAghDQNAIAUgDCAHakECdGoiDioCACEPIA0hAiALIQEDQCAOIAIqAgAgD5IiDzgCACACQQRqIQIgAUF/aiIBDQALIA1BKGohDSAMQQFqIgxBBEcNAAsgCEEQaiEIIAlBfGohCSAKQQZJIQIgCkEEaiEKIAINAAsgBkEBcSEBQQQhAkEAIQYgAQ0AC0EAC1YBAn8gASgCHCIDKAIAQYCAAmohASADQQRqKAIAQYCCAmohA0F8IQQDQCADIAH9AAQA/eAB/QsEACABQRBqIQEgA0EQaiEDIARBBGoiBEE8SQ0AC0EAC+QFAwJ/BnsBfSABKAIcIgMoAgBBwJYCaiEBIANBBGooAgAhBEF8IQP9DAAAAAAAAAAAAAAAAAAAAAAiBSEGA0AgBv0fACAB/QAEAP0MAACA/wAAgP8AAID/AACA//0MAACAfwAAgH8AAIB/AACAfyIH/QwAAIAAAACAAAAAgAAAAIAAIAFBwGtq/QAEACIIIAj9DAAAgAAAAIAAAACAAAAAgAD9Rf1SIgZBF/2tAf36Af0MAAD8wgAA/MIAAPzCAAD8wv3kASAG/Qz//3+A//9/gP//f4D//3+A/U79DAAAAD8AAAA/AAAAPwAAAD/9UCIG/QzzBDU/8wQ1P/MENT/zBDU//UMiCf0MAACAPwAAgD8AAIA/AACAP/1O/eUB/QwYcjE/GHIxPxhyMT8YcjE//eYBIAb9DAAAgL8AAIC/AACAvwAAgL/95AEgCSAG/U795AEiBiAGIAYgBv3mASIK/eYBIgkgBiAG/Qyszkw+rM5MPqzOTD6szkw+/eYB/Qz8/3++/P9/vvz/f778/3++/eQB/eYB/Qyqqqo+qqqqPqqqqj6qqqo+/eQBIAkgBiAG/QxPXf69T13+vU9d/r1PXf69/eYB/Qy/6RE+v+kRPr/pET6/6RE+/eQB/eYB/QxQriq+UK4qvlCuKr5Qriq+/eQBIAkgBiAG/Qy7IZA9uyGQPbshkD27IZA9/eYB/Qy40eu9uNHrvbjR67240eu9/eQB/eYB/QwaJe89GiXvPRol7z0aJe89/eQB/eYB/eQB/eYB/eQB/eYBIAr9DAAAAL8AAAC/AAAAvwAAAL/95gH95AH95AH95AEgCCAH/UH9Uv0MAADAfwAAwH8AAMB/AADAfyAIIAX9Rv1SIAggBf1B/VL95AEgAUGAfmr9AAQA/eUBIgb9HwCSIAb9HwGSIAb9HwKSIAb9HwOSIgv9EyEGIAFBEGohASADQQRqIgNBPEkNAAsgBEGAhAJqIAs4AgBBAAsnACABKAIcIgFBBGooAgAgASgCAEGAhAJqKgIAQwAAgDyUOAIAQQAL5QMFB38EewF/AnsBfyABKAIcIgEoAgAiA0HAmAJqIQQgA0GAggJqIQUgA0GAgAJqIQYgAUEIaigCAEHAhAJqIQcgAUEEaigCACEIQQAhCf0MCAAAAAkAAAAAAAAAAAAAACEK/QwAAAAAAQAAAAIAAAADAAAAIQsDQP0MAACAPAAAgDwAAIA8AACAPCAFIAlBAnQiAWr9XAIA/ecBIgz9DAAAAAAAAAAAAAAAAAAAAAAgDP3lASAGIAFqKgIAQwAAAABg/RFBH/2rAUEf/awB/VIiDSAM/Q0AAQIDAAECAwABAgMAAQIDIQwgCUEKbCEOIAggAWr9XAIAIg8gDP0NAAECAwABAgMAAQIDAAECAyEQQQEhA0EAIQEDQCAHIAEgDmpBAnQiEWogECAB/REgC/1Q/Tf9DAAAgLwAAIC8AACAvAAAgLz9TiAMIAQgEWr9AAMA/eYB/eQB/QsDACADQQFxIRFBBCEBQQAhAyARDQALIAcgDkECdEEgaiIBaiAPIAz9DQABAgMAAQIDAAECAwABAgMgCv03/QwAAIC8AACAvAAAAAAAAAAA/U4gDSAM/Q0AAQIDAAECAwABAgMAAQIDIAQgAWr9XQMA/eYB/eQB/VsDAAAgCUEBaiIJQcAARw0AC0EAC2kCAn8BfSABKAIcIgMoAgAgAigCACIEQQJ0akHAhAJqIQEgA0EEaigCACEDQwAAAAAhBUEAIQIDQCAFIAEgAmoqAgCSIQUgAkEoaiICQYAURw0ACyADIARBAnRqIAVDAAAAAJI4AgBBAAuiBAIKfwZ7QQAhAyABKAIcIgFBBGooAgAgAigCACICQQRtIgQgAkEASCACIARBAnRHcWtBA3QiBWpBwABqIQYgAkEDcUEHdCEHIAJBBXRB4ABxIQggASgCACEJA0AgAyAIciEKQXwhCyAFIQQgByEM/QwAAAAAAAAAAAAAAAAAAAAAIg0hDgNAIAkgBGoiAkG8hQJq/QkCACAJIAxqIgFBgAxq/QAEACIP/eYBIAJBlIUCav0JAgAgAUGACGr9AAQAIhD95gEgAkHshAJq/QkCACABQYAEav0ABAAiEf3mASACQcSEAmr9CQIAIAH9AAQAIhL95gEgDf3kAf3kAf3kAf3kASENIAJBuIUCav0JAgAgD/3mASACQZCFAmr9CQIAIBD95gEgAkHohAJq/QkCACAR/eYBIAJBwIQCav0JAgAgEv3mASAO/eQB/eQB/eQB/eQBIQ4gBEGgAWohBCAMQYAQaiEMIAtBBGoiC0E8SQ0ACyAGIApBKGxqIA4gDf0NAAECAxAREhMEBQYHFBUWFyIP/VsDAAAgCCADakEobCAGaiICQShqIA8gDf0NCAkKCwwNDg8AAQIDAAECA/1bAwAAIAJB0ABqIA4gDf0NCAkKCxgZGhsMDQ4PHB0eHyIN/VsDAAAgAkH4AGogDSAN/Q0ICQoLDA0ODwABAgMAAQID/VsDAAAgB0EQaiEHIANBHEkhAiADQQRqIQMgAg0AC0EAC78GAhR/CXsgASgCHCIDQQRqKAIAIAIoAgAiAUEBcUGAFGxqIQRBACECIAFBAm0iBSABQQBIIAEgBUEBdEdxayIFQQN0IQYgAygCACIHIAVBwAJsaiEIIAFBBnRBwABxIQkgA0EIaigCAEHAmAJqIQpBASELA0AgCCACQShsaiEMIAIgBnIiAkEHdCENIAogAkEJdCIBaiICQYAMaiEOIAJBgAhqIQ8gAkGABGohECAHIAFqIgJBgAxqIREgAkGACGohEiACQYAEaiETIAQhFEEAIRUDQCAVIAlqIRZBfiEFQQAhAf0MAAAAAAAAAAAAAAAAAAAAACIXIRggFyEZIBchGgNAIAwgAWoiAkG8hQJq/QkCACAUIAFqIgNBKGogA/1dAwD9VwMAASIbIANB0ABq/V0DACIc/Q0EBQYHDA0ODxQVFhcAAQIDIANB+ABq/V0DACId/Q0AAQIDBAUGBwgJCgsUFRYXIh795gEgAkG4hQJq/QkCACAbIBz9DQABAgMICQoLEBESEwABAgMgHf0NAAECAwQFBgcICQoLEBESEyIb/eYBIBf95AH95AEhFyACQZSFAmr9CQIAIB795gEgAkGQhQJq/QkCACAb/eYBIBr95AH95AEhGiACQeyEAmr9CQIAIB795gEgAkHohAJq/QkCACAb/eYBIBn95AH95AEhGSACQcSEAmr9CQIAIB795gEgAkHAhAJq/QkCACAb/eYBIBj95AH95AEhGCABQQhqIQEgBUECaiIFQQhJDQALIBEgFkECdCICav0ABAAhGyATIAJq/QAEACEcIBIgAmr9AAQAIR0gCiAWIA1qQQJ0IgFqIBj9DAAAgD8AAIA/AACAPwAAgD8iHiAHIAFq/QAEACIf/eUB/eYBIhggHyAY/eYB/eQB/QsEACAPIAJqIBogHiAd/eUB/eYBIhggHSAY/eYB/eQB/QsEACAQIAJqIBkgHiAc/eUB/eYBIhggHCAY/eYB/eQB/QsEACAOIAJqIBcgHiAb/eUB/eYBIh4gGyAe/eYB/eQB/QsEACAUQaABaiEUIBVBPEkhAiAVQQRqIRUgAg0ACyALQQFxIQFBBCECQQAhCyABDQALQQALvQECBH8BeyACKAIAIgJBBHQhAyACQQZ0IAEoAhwiAigCAGpBwJgCaiEBIAJBBGooAgBBwChqIQRBACEFA0AgBSADaiEG/QwAAAAAAAAAAAAAAAAAAAAAIQdBACECA0AgByABIAJq/QAEAP3kASEHIAJBgARqIgJBgIACRw0ACyAEIAZBAnRqIAf9DAAAAAAAAAAAAAAAAAAAAAD95AH9CwQAIAFBEGohASAFQQxJIQIgBUEEaiEFIAINAAtBAAvgBgIJfwh7IAIoAgAiA0EEdCEEIAEoAhwiAigCACADQQZ0aiEFIAJBCGooAgBBwCxqIQYgAkEEaigCACEHQQAhCANAIAggBGpBAnQhCSAHIQpBACELA0BBfCEDIAUhAiAKIQH9DAAAAAAAAAAAAAAAAAAAAAAiDCENIAwhDiAMIQ8DQCACQcykAmr9CQIAIAFBgAZq/QAEACIQ/eYBIAJBzKACav0JAgAgAUGABGr9AAQAIhH95gEgAkHMnAJq/QkCACABQYACav0ABAAiEv3mASACQcyYAmr9CQIAIAH9AAQAIhP95gEgDP3kAf3kAf3kAf3kASEMIAJByKQCav0JAgAgEP3mASACQcigAmr9CQIAIBH95gEgAkHInAJq/QkCACAS/eYBIAJByJgCav0JAgAgE/3mASAP/eQB/eQB/eQB/eQBIQ8gAkHEpAJq/QkCACAQ/eYBIAJBxKACav0JAgAgEf3mASACQcScAmr9CQIAIBL95gEgAkHEmAJq/QkCACAT/eYBIA795AH95AH95AH95AEhDiACQcCkAmr9CQIAIBD95gEgAkHAoAJq/QkCACAR/eYBIAJBwJwCav0JAgAgEv3mASACQcCYAmr9CQIAIBP95gEgDf3kAf3kAf3kAf3kASENIAJBgBBqIQIgAUGACGohASADQQRqIgNBPEkNAAsgBiALQQl0aiAJaiICIA0gDv0NAAECAxAREhMAAQIDAAECAyAP/Q0AAQIDBAUGBxAREhMAAQIDIAz9DQABAgMEBQYHCAkKCxAREhP9CwQAIAJBgARqIA0gDv0NBAUGBxQVFhcAAQIDAAECAyAP/Q0AAQIDBAUGBxQVFhcAAQIDIAz9DQABAgMEBQYHCAkKCxQVFhf9CwQAIAJBgAhqIA0gDv0NCAkKCxgZGhsAAQIDAAECAyAP/Q0AAQIDBAUGBxgZGhsAAQIDIAz9DQABAgMEBQYHCAkKCxgZGhv9CwQAIAJBgAxqIA0gDv0NDA0ODxwdHh8AAQIDAAECAyAP/Q0AAQIDBAUGBxwdHh8AAQIDIAz9DQABAgMEBQYHCAkKCxwdHh/9CwQAIApBEGohCiALQTxJIQIgC0EEaiELIAINAAsgBUEQaiEFIAhBDEkhAiAIQQRqIQggAg0AC0EAC7UIAgN/B30gASgCHCIBQQxqKAIAIQMgAUEIaigCACEEIAFBBGooAgAhBSABQRBqKAIAQYABaiABKAIAIgEqAgBDCtcjPJQ4AgAgBCABKgIAQwAAgL9DAAD+QkMAAP7CQ5qZsUJDmpmvwiAFKgIAIgZD6xhSvZQiByAHQ5qZr8JdGyIIIAhDmpmxQl4bIghDO6q4P5RDAAAAP5KOIgkgCUMAAP7CXRsiCSAJQwAA/kJeGyIJQ4OAXjmUIAggCUMAgDE/lJOSIgggCCAIlCAIIAggCCAIIAhDZ2lQOZRDzkO3OpKUQwiJCDySlEPBqSo9kpRDqqoqPpKUQwAAAD+SlJJDAACAP5IgCfwAQRd0QYCAgPwDar6UIgggCEMAAIC/kiIKIAdDAACA/0MAAIB/QYCAgAQgCLwgCEMAAIAAXxsiAUEXdkGCf2qyQwAAgD9DAAAAACABQf///4N4cUGAgID4A3K+IglD8wQ1P10iARuTQxhyMT+UIAlDAACAv5IgCUMAAAAAIAEbkiIJIAkgCSAJlCILlCIMIAkgCUOszkw+lEP8/3++kpRDqqqqPpIgDCAJQ7/pET4gCUNPXf49lJOUQ1CuKr6SIAwgCSAJQ7shkD2UQ7jR672SlEMaJe89kpSSlJKUIAtDAAAAP5STkpIgCEMAAIB/WxtDAADAfyAIQwAAAABgGyAIQwAAAABbGyIJlZQgCSAIWxsgCkMAAIC/WxsgByAIQwAAgD9eIAhDAACAP11yG4yRIgqUQwAAgL9DAAD+QkMAAP7CQ5qZsUJDmpmvwiAGQ0HH172UIgcgB0Oama/CXRsiCCAIQ5qZsUJeGyIIQzuquD+UQwAAAD+SjiIJIAlDAAD+wl0bIgkgCUMAAP5CXhsiCUODgF45lCAIIAlDAIAxP5STkiIIIAggCJQgCCAIIAggCCAIQ2dpUDmUQ85DtzqSlEMIiQg8kpRDwakqPZKUQ6qqKj6SlEMAAAA/kpSSQwAAgD+SIAn8AEEXdEGAgID8A2q+lCIIIAhDAACAv5IiBiAHQwAAgP9DAACAf0GAgIAEIAi8IAhDAACAAF8bIgFBF3ZBgn9qskMAAIA/QwAAAAAgAUH///+DeHFBgICA+ANyviIJQ/MENT9dIgEbk0MYcjE/lCAJQwAAgL+SIAlDAAAAACABG5IiCSAJIAkgCZQiC5QiDCAJIAlDrM5MPpRD/P9/vpKUQ6qqqj6SIAwgCUO/6RE+IAlDT13+PZSTlENQriq+kiAMIAkgCUO7IZA9lEO40eu9kpRDGiXvPZKUkpSSlCALQwAAAD+Uk5KSIAhDAACAf1sbQwAAwH8gCEMAAAAAYBsgCEMAAAAAWxsiCZWUIAkgCFsbIAZDAACAv1sbIAcgCEMAAIA/XiAIQwAAgD9dchuMlTgCACADQcAAaiAKQ3fMKzKUOAIAQQALlAMCBn8HeyABKAIcIgNBCGooAgAgAigCAEEOdCIEaiECIANBDGooAgAgBGohASADQRBqKAIAIARqIQUgA0EUaigCACAEaiEGIANBGGooAgAgBGohByADQRxqKAIAIARqIQggAygCACAEaiEEIANBBGooAgAiA/0JAgAhCSADQcAAav0JAgAhCiADQYABav0JAgAhC0F8IQMDQCAE/QAEACEMIAL9AAQAIQ0gBiAF/QAEAP0MMzNzPzMzcz8zM3M/MzNzP/3mASAB/QAEACIOIA795gH9DM3MTD3NzEw9zcxMPc3MTD395gH95AEiD/0LBAAgByAN/QxmZmY/ZmZmP2ZmZj9mZmY//eYBIA79DM3MzD3NzMw9zczMPc3MzD395gH95AEiDv0LBAAgCCAMIAsgDP3mAf3lASAJIA795gEgCiAP/eMB/eQB/ecB/eUB/QsEACAEQRBqIQQgAkEQaiECIAFBEGohASAFQRBqIQUgBkEQaiEGIAdBEGohByAIQRBqIQggA0EEaiIDQfwfSQ0AC0EAC/cCAgd/B3sgASgCHCIDQRxqKAIAIQEgA0EYaigCACEEIANBFGooAgAhBSADQRBqKAIAIQYgA0EMaigCACEHIANBCGooAgAhCCADQQRqKAIAIgn9CQIAIQogCUHAAGr9CQIAIQsgCUGAAWr9CQIAIQwgAygCACEDQXwhCQNAIAP9AAQAIQ0gCP0ABAAhDiAFIAb9AAQA/QwzM3M/MzNzPzMzcz8zM3M//eYBIAf9AAQAIg8gD/3mAf0MzcxMPc3MTD3NzEw9zcxMPf3mAf3kASIQ/QsEACAEIA79DGZmZj9mZmY/ZmZmP2ZmZj/95gEgD/0MzczMPc3MzD3NzMw9zczMPf3mAf3kASIP/QsEACABIA0gDCAN/eYB/eUBIAogD/3mASALIBD94wH95AH95wH95QH9CwQAIANBEGohAyAIQRBqIQggB0EQaiEHIAZBEGohBiAFQRBqIQUgBEEQaiEEIAFBEGohASAJQQRqIglB/ABJDQALQQAL9wICB38HeyABKAIcIgNBHGooAgAhASADQRhqKAIAIQQgA0EUaigCACEFIANBEGooAgAhBiADQQxqKAIAIQcgA0EIaigCACEIIANBBGooAgAiCf0JAgAhCiAJQcAAav0JAgAhCyAJQYABav0JAgAhDCADKAIAIQNBfCEJA0AgA/0ABAAhDSAI/QAEACEOIAUgBv0ABAD9DDMzcz8zM3M/MzNzPzMzcz/95gEgB/0ABAAiDyAP/eYB/QzNzEw9zcxMPc3MTD3NzEw9/eYB/eQBIhD9CwQAIAQgDv0MZmZmP2ZmZj9mZmY/ZmZmP/3mASAP/QzNzMw9zczMPc3MzD3NzMw9/eYB/eQBIg/9CwQAIAEgDSAMIA395gH95QEgCiAP/eYBIAsgEP3jAf3kAf3nAf3lAf0LBAAgA0EQaiEDIAhBEGohCCAHQRBqIQcgBkEQaiEGIAVBEGohBSAEQRBqIQQgAUEQaiEBIAlBBGoiCUH8CUkNAAtBAAuIBQUBfwd7B38GewF/IAEoAhwiAUEEaigCACID/VwCACIEIAb9DQABAgMAAQIDAAECAwABAgMhBSADQcAAav1cAgAiByAG/Q0AAQIDAAECAwABAgMAAQIDIQggA0GAAWr9XAIAIgkgBv0NAAECAwABAgMAAQIDAAECAyEKIAFBHGooAgAhCyABQRhqKAIAIQwgAUEUaigCACENIAFBEGooAgAhDiABQQxqKAIAIQ8gAUEIaigCACEQIAEoAgAhEUEAIQFBASEDA0AgESABQQJ0IgFq/QAEACEGIBAgAWr9AAQAIRIgDSABaiAOIAFq/QAEAP0MMzNzPzMzcz8zM3M/MzNzPyIT/eYBIA8gAWr9AAQAIhQgFP3mAf0MzcxMPc3MTD3NzEw9zcxMPSIV/eYB/eQBIhb9CwQAIAwgAWogEv0MZmZmP2ZmZj9mZmY/ZmZmPyIX/eYBIBT9DM3MzD3NzMw9zczMPc3MzD0iEv3mAf3kASIU/QsEACALIAFqIAYgCiAG/eYB/eUBIAUgFP3mASAIIBb94wH95AH95wH95QH9CwQAIANBAXEhGEEAIQNBBCEBIBgNAAsgEUEgav0ABAAhBiAQQSBq/QAEACEWIA1BIGogDkEgav0ABAAgE/3mASAPQSBq/QAEACIUIBT95gEgFf3mAf3kASIF/VsDAAAgDEEgaiAWIBf95gEgFCAS/eYB/eQBIhT9WwMAACALQSBqIAYgBiAJIAb9DQABAgMAAQIDAAECAwABAgP95gH95QEgBCAG/Q0AAQIDAAECAwABAgMAAQIDIBT95gEgByAG/Q0AAQIDAAECAwABAgMAAQIDIAX94wH95AH95wH95QH9WwMAAEEACxcAI4GAgIAAQdCYhIAAakEAIABBBkYbCwuZGQIAQYCABAv4EmppdF90cmFpbl9zdGVwX2xpbmtlZAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAEAQAAAAEAAAABAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAABAEAAAABAAAAAQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAEBAAAAAQAAAAEAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAADAQAAAAEAAAABAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAgEAAAABAAAAAQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAIBAAAAAQAAAAEAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAACAQAAAAEAAAABAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAgEAAAABAAAAAQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAIBAAAAAQAAAAEAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAACAQAAAAEAAAABAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAwEAAAABAAAAAQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAIBAAAAAQAAAAEAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAACAQAAAAEAAAABAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAwEAAAABAAAAAQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAIBAAAAAQAAAAEAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAADAQAAAAEAAAABAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAABQEAAAABAAAAAQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAgBAAAAAQAAAAEAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAIAQAAAAEAAAABAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAACAEAAAABAAAAAQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAgBAAAAAQAAAAEAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAbWFpbl9kaXNwYXRjaF8wX21hdG11bF82NHgxMjh4NjRfZjMyAG1haW5fZGlzcGF0Y2hfMV9tYXRtdWxfNjR4MTB4MTI4X2YzMgBtYWluX2Rpc3BhdGNoXzJfZWxlbWVudHdpc2VfYnJvYWRjYXN0XzEwX2kzMgBtYWluX2Rpc3BhdGNoXzNfcmVkdWN0aW9uXzY0eDEwX2kzMnhpMzJ4ZjMyeGYzMgBtYWluX2Rpc3BhdGNoXzRfcmVkdWN0aW9uXzY0eDEwX2YzMgBtYWluX2Rpc3BhdGNoXzVfZWxlbWVudHdpc2VfNjR4MTBfZjMyAG1haW5fZGlzcGF0Y2hfNl9yZWR1Y3Rpb25fNjR4MTBfZjMyAG1haW5fZGlzcGF0Y2hfN19lbGVtZW50d2lzZV82NF9mMzIAbWFpbl9kaXNwYXRjaF84X3JlZHVjdGlvbl82NF9mMzIAbWFpbl9kaXNwYXRjaF85X2VsZW1lbnR3aXNlAG1haW5fZGlzcGF0Y2hfMTBfZWxlbWVudHdpc2VfNjR4MTBfZjMyeGYzMnhmMzJ4aTMyeGYzMgBtYWluX2Rpc3BhdGNoXzExX3JlZHVjdGlvbl8xMHg2NF9mMzIAbWFpbl9kaXNwYXRjaF8xMl9tYXRtdWxfMTB4MTI4eDY0X2YzMgBtYWluX2Rpc3BhdGNoXzEzX21hdG11bF82NHgxMjh4MTBfZjMyAG1haW5fZGlzcGF0Y2hfMTRfcmVkdWN0aW9uXzEyOHg2NF9mMzIAbWFpbl9kaXNwYXRjaF8xNV9tYXRtdWxfMTI4eDY0eDY0X2YzMgBtYWluX2Rpc3BhdGNoXzE2X2VsZW1lbnR3aXNlAG1haW5fZGlzcGF0Y2hfMTdfZWxlbWVudHdpc2VfODE5Ml9mMzIAbWFpbl9kaXNwYXRjaF8xOF9lbGVtZW50d2lzZV8xMjhfZjMyAG1haW5fZGlzcGF0Y2hfMTlfZWxlbWVudHdpc2VfMTI4MF9mMzIAbWFpbl9kaXNwYXRjaF8yMF9lbGVtZW50d2lzZV8xMF9mMzIAbW9kdWxlLm1saXIAbW9kdWxlLm1saXIAbW9kdWxlLm1saXIAbW9kdWxlLm1saXIAbW9kdWxlLm1saXIAbW9kdWxlLm1saXIAbW9kdWxlLm1saXIAbW9kdWxlLm1saXIAbW9kdWxlLm1saXIAbW9kdWxlLm1saXIAbW9kdWxlLm1saXIAbW9kdWxlLm1saXIAbW9kdWxlLm1saXIAbW9kdWxlLm1saXIAbW9kdWxlLm1saXIAbW9kdWxlLm1saXIAbW9kdWxlLm1saXIAbW9kdWxlLm1saXIAbW9kdWxlLm1saXIAbW9kdWxlLm1saXIAbW9kdWxlLm1saXIAAABBgJMEC5AGBgAAAAAAAQAAAAAAAAAAAAEAAAACAAAAAwAAAAQAAAAFAAAABgAAAAcAAAAIAAAACQAAAAoAAAALAAAADAAAAA0AAAAOAAAADwAAABAAAAARAAAAEgAAABMAAAAUAAAAFQAAAAAAAAAAAAAAAAAAAGAFAQCFBQEAqgUBANcFAQAHBgEAKwYBAFEGAQB1BgEAmAYBALkGAQDVBgEADAcBADEHAQBXBwEAfQcBAKMHAQDJBwEA5gcBAAwIAQAxCAEAVwgBAAAAAAAAAAAAAAAAAAIAAAALAAAAewgBAAIAAAALAAAAhwgBAAIAAAALAAAAkwgBAAIAAAALAAAAnwgBAAIAAAALAAAAqwgBAAIAAAALAAAAtwgBAAIAAAALAAAAwwgBAAIAAAALAAAAzwgBAAIAAAALAAAA2wgBAAIAAAALAAAA5wgBAAIAAAALAAAA8wgBAAIAAAALAAAA/wgBAAIAAAALAAAACwkBAAIAAAALAAAAFwkBAAIAAAALAAAAIwkBAAIAAAALAAAALwkBAAIAAAALAAAAOwkBAAIAAAALAAAARwkBAAIAAAALAAAAUwkBAAIAAAALAAAAXwkBAAIAAAALAAAAawkBAAAAAAAAAAAAeAkBAHgJAQAAAAAAeAkBAHgJAQAAAAAAeAkBAHgJAQAAAAAAeAkBAHgJAQAAAAAAeAkBAHgJAQAAAAAAeAkBAHgJAQAAAAAAeAkBAHgJAQAAAAAAeAkBAHgJAQAAAAAAeAkBAHgJAQAAAAAAeAkBAHgJAQAAAAAAeAkBAHgJAQAAAAAAeAkBAHgJAQAAAAAAeAkBAHgJAQAAAAAAeAkBAHgJAQAAAAAAeAkBAHgJAQAAAAAAeAkBAHgJAQAAAAAAeAkBAHgJAQAAAAAAeAkBAHgJAQAAAAAAeAkBAHgJAQAAAAAAeAkBAHgJAQAAAAAAeAkBAHgJAQAAAAAAgAkBAAAAAAAAAAAAFQAAAJAJAQAgAAEAAAAAAAAAAADwCQEAAAAAAAAAAABQCgEAUAsBAAAAAAAAAAAAAAAAAA==";
+  async function load(source = fromBase64(wasm)) {
+    return new Step(new Library(await instantiate(source), library), signature, program);
+  }
+  const size = 13912; // bytes of the .wasm
+  return { load, size, signature, OptgenError, LibraryError, ArrayError, HyperparameterError, Tensor, Step };
+})();

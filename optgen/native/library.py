@@ -1,0 +1,79 @@
+"""Compiling a module to machine code that nothing but its caller needs: an object file and its host program."""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from optgen.compiler import driver
+from optgen.native.parse import parse_program
+from optgen.native.program import Program
+
+# Hoisted constants would be state, set up before the first call and kept in writable memory.
+_FLAGS = (
+    "--iree-execution-model=inline-dynamic",
+    "--iree-llvmcpu-link-embedded=false",
+    "--iree-llvmcpu-link-static",
+    "--iree-llvmcpu-static-library-output-path=library.o",
+    "--iree-opt-const-eval=false",
+    "--iree-opt-const-expr-hoisting=false",
+    "--compile-to=hal",
+)
+
+
+@dataclass(frozen=True)
+class Library:
+    """Machine code and how to drive it.
+
+    Attributes:
+        object: an object file: ELF, or WebAssembly.
+        program: what its caller must do.
+        host: the compiler's host code that ``program`` was read from.
+    """
+
+    object: bytes
+    program: Program
+    host: str
+
+
+def compile_library(
+    mlir: str, flags: Sequence[str], *, alignment: int, names: Iterable[str] = (), use_cache: bool = True
+) -> Library:
+    """Compiles a module with one public function to an object file.
+
+    Args:
+        mlir: the module. Its name begins every symbol of the library that is seen from outside.
+        flags: of the target, for iree-compile.
+        alignment: that the arguments' addresses will have, in bytes: 64, or less for code that assumes less.
+        names: of the function's arguments.
+        use_cache: whether the result may come from the cache, and go there.
+
+    Returns:
+        The library.
+
+    Raises:
+        CompileError: if the compiler refuses the module.
+        LoweringError: if the host code holds what is not understood.
+    """
+    all_flags = [*flags, f"--iree-stream-resource-min-offset-alignment={alignment}", *_FLAGS]
+    code, host, query = driver.cached(
+        [driver.cache_key(mlir, [*all_flags, part]) for part in ("object", "host", "query")],
+        lambda: _compile(mlir, all_flags),
+        use_cache,
+    )
+    text = host.decode()
+    return Library(code, parse_program(text, json.loads(query), alignment=alignment, names=names), text)
+
+
+def _compile(mlir: str, flags: Sequence[str]) -> list[bytes]:
+    with tempfile.TemporaryDirectory(prefix="optgen-") as name:
+        folder = Path(name)
+        host = driver.run_in(folder, mlir, flags)
+        header = (folder / "library.h").read_text()
+        found = re.search(r"(\w+_library_query)\(", header)
+        assert found is not None, "iree-compile wrote a header without a query function"
+        return [(folder / "library.o").read_bytes(), host, json.dumps(found.group(1)).encode()]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from optgen._version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from optgen import train as train
     from optgen.arrays import Array as Array
     from optgen.arrays import Container as Container
     from optgen.arrays import adam_step as adam_step
@@ -72,6 +73,8 @@ __all__ = ["__version__", *_WHERE]
 def __getattr__(name: str) -> Any:
     # `optgen.arrays` is a package as well as a function: the function is what users mean, so it is put in the
     # package's place once that has been imported.
+    if name == "train":
+        return importlib.import_module("optgen.train")
     if name not in _WHERE:
         raise AttributeError(f"module 'optgen' has no attribute {name!r}")
     value = getattr(importlib.import_module(_WHERE[name]), name)

@@ -27,7 +27,10 @@ from optgen.hyper import Hyper, Scalar
 
 FORMAT = 4
 
-_KINDS = {"rule": "an optimizer rule", "function": "a function", "transform": "an optax transformation"}
+_KINDS = {
+    "rule": "an optimizer rule", "function": "a function", "transform": "an optax transformation",
+    "step": "a training step",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

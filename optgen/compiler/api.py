@@ -115,7 +115,7 @@ def compile(
         )  # fmt: skip
     found = get_rule(rule, convention)
     structure, values = split_settings(found.flags, found.optional, settings)
-    baked = bake_values(found, bake, values)
+    baked = baked_values(found, bake, values)
     variant = Variant.of(
         found, structure=structure, bake=baked, per_element=per_element,
         rounding=rounding, eight_bits=has_eight_bits(state_dtype), master=master,
@@ -149,8 +149,8 @@ def compile(
     return Optimizer(bundle, device)
 
 
-def bake_values(rule: Rule, bake: Mapping[str, float] | Iterable[str], values: Mapping[str, Any]) -> dict[str, float]:
-    """The hyperparameters to fold into a kernel, with the values from ``values`` or the rule's defaults.
+def baked_values(rule: Rule, bake: Mapping[str, float] | Iterable[str], values: Mapping[str, Any]) -> dict[str, float]:
+    """The hyperparameters to fold in: a mapping as it is, of names the given value or the rule's default.
 
     Raises:
         HyperparameterError: for one that has neither, or does not exist.

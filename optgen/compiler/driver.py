@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -87,6 +88,36 @@ def compile_and_watch(mlir: str, flags: Sequence[str], *, use_cache: bool = True
     return module, stream.decode()
 
 
+@dataclass(frozen=True)
+class Watched:
+    """A module, and what the compiler said of it on the way.
+
+    Attributes:
+        module: its bytes.
+        stream: its buffers and commands as text: what ``--compile-to=stream`` gives.
+        printed: the IR that :mod:`optgen.lower.hazard` reads.
+    """
+
+    module: bytes
+    stream: str
+    printed: str
+
+
+def compile_and_print(mlir: str, flags: Sequence[str], *, use_cache: bool = True) -> Watched:
+    """Compiles ``mlir`` as :func:`compile_mlir` does, once, and keeps what is needed to prove that aliasing is safe."""
+    from optgen.lower.hazard import PRINT_FLAG
+
+    keys = [cache_key(mlir, [*flags, *extra]) for extra in ([], ["--compile-to=stream"], [PRINT_FLAG])]
+
+    def make() -> list[bytes]:
+        printed: list[bytes] = []
+        module, stream = _run(mlir, [*flags, PRINT_FLAG], "stream", printed=printed)
+        return [module, stream, *printed]
+
+    module, stream, text = cached(keys, make, use_cache)
+    return Watched(module, stream.decode(), text.decode())
+
+
 def cached(keys: Sequence[str], make: Callable[[], list[bytes]], use_cache: bool) -> list[bytes]:
     """What the cache has under ``keys``; where it lacks one, what ``make`` gives, which it then has."""
     if not use_cache:
@@ -127,17 +158,19 @@ def cache_key(mlir: str, flags: Sequence[str]) -> str:
     return digest.hexdigest()
 
 
-def _run(mlir: str, flags: Sequence[str], *phases: str) -> list[bytes]:
-    """The output of iree-compile, and the text of some of its phases."""
+def _run(mlir: str, flags: Sequence[str], *phases: str, printed: list[bytes] | None = None) -> list[bytes]:
+    """The output of iree-compile, and the text of some of its phases. What it prints is added to ``printed``."""
     with tempfile.TemporaryDirectory(prefix="optgen-") as name:
         folder = Path(name)
         extra = ["--dump-compilation-phases-to=phases"] if phases else []
-        output = run_in(folder, mlir, [*flags, *extra])
+        output = run_in(folder, mlir, [*flags, *extra], printed)
         return [output, *(next((folder / "phases").glob(f"*.{phase}.mlir")).read_bytes() for phase in phases)]
 
 
-def run_in(folder: Path, mlir: str, flags: Sequence[str]) -> bytes:
+def run_in(folder: Path, mlir: str, flags: Sequence[str], printed: list[bytes] | None = None) -> bytes:
     """The output of iree-compile, run in ``folder``, where what else it writes is left.
+
+    What it prints is added to ``printed``, if given.
 
     Raises:
         CompileError, CompilerNotFoundError: as :func:`compile_mlir`.
@@ -149,6 +182,8 @@ def run_in(folder: Path, mlir: str, flags: Sequence[str]) -> bytes:
         [iree_compile(), source.name, *flags, "-o", output.name], cwd=folder, capture_output=True, text=True
     )
     if result.returncode == 0 and output.exists():
+        if printed is not None:
+            printed.append(result.stderr.encode())
         return output.read_bytes()
     raise CompileError(_explain(mlir, flags, result))
 

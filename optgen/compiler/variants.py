@@ -58,7 +58,7 @@ def _for_devices(mlir: str, target: Target) -> str:
 def _executable(flags: Sequence[str]) -> str:
     """What the compiler calls the processor that ``flags`` mean."""
     known = "--iree-hal-target-device=local"
-    flags = [known, "--iree-llvmcpu-debug-symbols=false", *(f for f in flags if f != known)]
+    flags = [known, *(f for f in flags if f != known)]
     text = compile_mlir(_NOTHING, [*flags, "--compile-to=flow"]).decode()
     found = re.search(r'#hal\.device\.target<"local", \[(#hal\.executable\.target<.*>)\]>', text)
     if found is None:

@@ -62,13 +62,13 @@ def compile_c(
             the compiler's host code is not understood.
         CompilerNotFoundError: if JAX or the compiler is not installed.
     """
-    from optgen.compiler.api import bake_values
+    from optgen.compiler.api import baked_values
     from optgen.runtime.loading import split_settings
 
     chosen = c_target(target)
     found = get_rule(rule, convention)
     structure, values = split_settings(found.flags, found.optional, settings)
-    baked = bake_values(found, bake, values)
+    baked = baked_values(found, bake, values)
     for key, value in values.items():
         found.hyper(key).check(value)
     variant = Variant.of(

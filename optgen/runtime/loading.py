@@ -11,10 +11,12 @@ from typing import Any
 from optgen import resources
 from optgen.artifact import Bundle, read_bundle
 from optgen.artifact.manifest import kind_of_bundle
+from optgen.artifact.step import step_of
 from optgen.artifact.storage import MANIFEST, read_files
 from optgen.artifact.transform import transform_of
 from optgen.errors import BundleNotFoundError, HyperparameterError
 from optgen.runtime.optimizer import Optimizer
+from optgen.runtime.step import TrainStep
 from optgen.runtime.transform import TreeOptimizer
 
 
@@ -34,7 +36,8 @@ def load(
         defaults: hyperparameters for steps that do not give them.
 
     Returns:
-        An :class:`Optimizer`; a :class:`TreeOptimizer` from the bundle of an optax transformation.
+        An :class:`Optimizer`; a :class:`TreeOptimizer` from the bundle of an optax transformation; a
+        :class:`TrainStep` from that of a whole training step.
 
     Raises:
         BundleNotFoundError, BundleError, BundleVersionError: if there is none, or it is damaged or too new.
@@ -42,8 +45,13 @@ def load(
         HyperparameterError: if a default is unknown or out of range, or given to a transformation.
     """
     files = read_files(path)
-    if kind_of_bundle(files[MANIFEST]) == "transform":
-        others = {"compute_dtype": compute_dtype, "groups": groups}
+    kind = kind_of_bundle(files[MANIFEST])
+    others = {"compute_dtype": compute_dtype, "groups": groups}
+    if kind == "step":
+        if wrong := [name for name, value in others.items() if value is not None]:
+            raise HyperparameterError(f"'{wrong[0]}' must not be given with a training step: it is compiled in")
+        return TrainStep(step_of(path, files), device, defaults)
+    if kind == "transform":
         if given := [*defaults, *(name for name, value in others.items() if value is not None)]:
             raise HyperparameterError(
                 f"'{given[0]}' must not be given with an optax transformation: it is compiled in, or in the state"

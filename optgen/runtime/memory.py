@@ -200,6 +200,12 @@ def usable(array: np.ndarray) -> bool:
     return bool(array.flags.c_contiguous) and array.ctypes.data % array.itemsize == 0
 
 
+def alias(array: np.ndarray) -> np.ndarray:
+    """The memory of a C-contiguous ``array`` as an array that does not keep it alive."""
+    raw = (ctypes.c_char * array.nbytes).from_address(array.ctypes.data)
+    return np.ndarray(array.shape, array.dtype, memoryview(raw))
+
+
 def writable_alias(array: np.ndarray) -> np.ndarray:
     """The memory of a C-contiguous ``array`` as an array that IREE imports, which refuses read-only ones.
 

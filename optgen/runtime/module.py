@@ -105,12 +105,13 @@ class LoadedModule:
         finally:
             self._lock.release()
 
-    def call(self, arguments: Sequence[Binding], results: int) -> list[Any]:
+    def call(self, arguments: Sequence[Binding], results: int, entry: str = "") -> list[Any]:
         """Calls a function of tensors.
 
         Args:
-            arguments: its tensors; they are only read.
+            arguments: its tensors.
             results: how many it returns.
+            entry: its name; by default the one that the module was loaded for.
 
         Returns:
             The views of its results.
@@ -119,7 +120,7 @@ class LoadedModule:
         inputs, outputs = rt.VmVariantList(len(arguments)), rt.VmVariantList(results)
         for binding in arguments:
             inputs.push_ref(binding.view)
-        self.invoke(inputs, outputs)
+        self.invoke(inputs, outputs, entry)
         return [outputs.get_as_object(i, rt.HalBufferView) for i in range(results)]
 
 

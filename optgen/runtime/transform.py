@@ -20,7 +20,7 @@ from optgen.runtime.memory import Leaf
 from optgen.runtime.module import LoadedModule, check_runtime
 from optgen.runtime.recall import Recalled
 from optgen.runtime.select import Compiled, choose
-from optgen.runtime.tree import leaves_of, map_tree, show
+from optgen.runtime.tree import leaves_of, map_tree, nest, show
 
 
 class TreeOptimizer:
@@ -107,7 +107,7 @@ class TreeOptimizer:
             else:
                 array[...] = computed[int(initial.number)]
             arrays.append(array.view(numpy_dtype(tensor.dtype)) if tensor.dtype == "bf16" else array)
-        return _nest([(tensor.keys, array) for tensor, array in zip(state, arrays, strict=True)])
+        return nest([(tensor.keys, array) for tensor, array in zip(state, arrays, strict=True)])
 
     def step(self, params: Any, grads: Any, state: Any, **extra: Any) -> tuple[Any, Any]:
         """One update, in the user's own arrays; JAX arrays are replaced.
@@ -284,7 +284,7 @@ class BoundTree:
         for index, leaf in enumerate(leaves):
             own = memory.usable(leaf.array) and (leaf.kind != "jax" or index not in writes)
             # Views that do not keep the leaves alive: a step that is only remembered must not.
-            array = _alias(leaf.array) if own else memory.aligned_copy(leaf.array, leaf.dtype)
+            array = memory.alias(leaf.array) if own else memory.aligned_copy(leaf.array, leaf.dtype)
             if not own:
                 self.direct = False
                 if index in writes and leaf.kind != "jax":
@@ -375,24 +375,3 @@ def _number(value: Any, argument: TensorInfo, what: str) -> np.ndarray:
 
 def _empty(output: LeafInfo) -> np.ndarray:
     return np.empty(output.shape, storage_dtype(output.dtype))
-
-
-def _alias(array: np.ndarray) -> np.ndarray:
-    """The memory of a C-contiguous ``array`` as an array that does not keep it alive."""
-    import ctypes
-
-    raw = (ctypes.c_char * array.nbytes).from_address(array.ctypes.data)
-    return np.ndarray(array.shape, array.dtype, memoryview(raw))
-
-
-def _nest(leaves: Sequence[tuple[tuple[str | int, ...], np.ndarray]]) -> Any:
-    """A tree of dicts and lists with each leaf where its keys say; {} where a list has nothing."""
-    if len(leaves) == 1 and not leaves[0][0]:
-        return leaves[0][1]
-    children: dict[str | int, list[tuple[tuple[str | int, ...], np.ndarray]]] = {}
-    for keys, leaf in leaves:
-        children.setdefault(keys[0], []).append((keys[1:], leaf))
-    if children and all(isinstance(key, int) for key in children):
-        last = max(key for key in children if isinstance(key, int))
-        return [_nest(children.get(i, [])) for i in range(last + 1)]
-    return {key: _nest(child) for key, child in children.items()}

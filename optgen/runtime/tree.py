@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from optgen.errors import TreeError
@@ -50,6 +50,19 @@ def map_tree(function: Callable[[str, Any], Any], tree: Any, path: str = "") -> 
             return type(tree)(*children)
         return children if type(tree) is list else type(tree)(children)
     return None if tree is None else function(path, tree)
+
+
+def nest(leaves: Sequence[tuple[tuple[str | int, ...], Any]]) -> Any:
+    """A tree of dicts and lists with each leaf where its keys say; {} where a list has nothing."""
+    if len(leaves) == 1 and not leaves[0][0]:
+        return leaves[0][1]
+    children: dict[str | int, list[tuple[tuple[str | int, ...], Any]]] = {}
+    for keys, leaf in leaves:
+        children.setdefault(keys[0], []).append((keys[1:], leaf))
+    if children and all(isinstance(key, int) for key in children):
+        last = max(key for key in children if isinstance(key, int))
+        return [nest(children.get(i, [])) for i in range(last + 1)]
+    return {key: nest(child) for key, child in children.items()}
 
 
 def match(paths: Mapping[str, Any], tree: Any, what: str, *, optional: bool = False) -> dict[str, Any]:

@@ -69,8 +69,15 @@ class Target:
             )
 
 
-# Without these two flags f64 would silently be computed in f32, and scalars of the VM could not be f64.
-_COMMON = ("--iree-input-demote-f64-to-f32=false", "--iree-vm-target-extension-f64")
+_COMMON = (
+    # Without these two f64 would silently be computed in f32, and scalars of the VM could not be f64.
+    "--iree-input-demote-f64-to-f32=false",
+    "--iree-vm-target-extension-f64",
+    # Modules are a fifth smaller without what only debuggers and unzip read.
+    "--iree-vm-bytecode-module-strip-source-map",
+    "--iree-vm-emit-polyglot-zip=false",
+)
+_NO_SYMBOLS = "--iree-llvmcpu-debug-symbols=false"
 
 
 def _cpu(name: str, triple: str, cpu: str, arch: str, features: tuple[str, ...] = (), *, extra: tuple[str, ...] = (),
@@ -84,6 +91,7 @@ def _cpu(name: str, triple: str, cpu: str, arch: str, features: tuple[str, ...] 
             *((f"--iree-llvmcpu-target-triple={triple}",) if triple else ()),
             f"--iree-llvmcpu-target-cpu={cpu}",
             *extra,
+            _NO_SYMBOLS,
             *_COMMON,
         ),
         arch,
@@ -95,18 +103,10 @@ def _cpu(name: str, triple: str, cpu: str, arch: str, features: tuple[str, ...] 
     )
 
 
-# Every variant is in every file, so they are kept small.
-_SMALL = (
-    "--iree-llvmcpu-debug-symbols=false",
-    "--iree-vm-bytecode-module-strip-source-map",
-    "--iree-vm-emit-polyglot-zip=false",
-)
-
-
 def _any_cpu(name: str, variants: tuple[str, ...], flags: tuple[str, ...] = (), *, note: str) -> Target:
     # 8 at once: 16 make the file larger by a third.
     style = Style(vector=8, halves=True)
-    return Target(name, "cpu", (*flags, *_SMALL, *_COMMON), "any", style=style, variants=variants, guarded=True,
+    return Target(name, "cpu", (*flags, _NO_SYMBOLS, *_COMMON), "any", style=style, variants=variants, guarded=True,
                   note=note)  # fmt: skip
 
 

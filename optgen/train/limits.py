@@ -62,3 +62,22 @@ def _reductions(stablehlo: str) -> list[int]:
             extents = [int(n) for n in match[2].split("x") if n]
             found.append(math.prod(extents[int(d)] for d in match[1].split(",") if d.strip()))
     return found + [math.prod(int(n) for n in m[1].split(",")) for m in _WINDOW.finditer(stablehlo)]
+
+
+_STORED = re.compile(r"dispatch\.tensor<(?:writeonly|readwrite):tensor<((?:\d+x)*)(i1|i8|i16|f16|bf16)>")
+
+
+def check_stored(target: Target, printed: str) -> None:
+    """Refuses programs whose kernels write elements narrower than 32 bits to memory, as a truth value that the
+    backward pass needs again would be: of bytes that several kernels' lanes write into one word, the last one stays.
+
+    Args:
+        target: what for.
+        printed: the compiler's IR, as :mod:`optgen.lower.hazard` reads it.
+
+    Raises:
+        UnsupportedTargetError: naming the element type.
+    """
+    for match in _STORED.finditer(printed):
+        if match[1]:
+            _refuse(target, f"must keep values narrower than 32 bits out of memory (it stores {match[1]}{match[2]})")

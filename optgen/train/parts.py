@@ -1,0 +1,108 @@
+"""The parts that step programs are put together from: StableHLO modules whose arguments and results have names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+from optgen.artifact.manifest import LeafInfo
+from optgen.dsl.trace import import_jax
+from optgen.dtypes import INTEGERS, element_name, numpy_dtype
+from optgen.errors import LeafError
+from optgen.runtime.tree import show, walk
+
+#: Metrics that every step can compute by itself, over the params that are trained.
+BUILT_IN = ("grad_norm", "param_norm")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A traced function of leaves.
+
+    Attributes:
+        stablehlo: a module whose ``main`` takes the ``inputs`` and returns the ``outputs``.
+        inputs: by name: ``params/w``, ``state/m/w``, ``batch/x``, ``grads/w``...
+        outputs: likewise; ``loss``, ``metrics/accuracy``, or the name of what is replaced.
+    """
+
+    stablehlo: str
+    inputs: tuple[LeafInfo, ...]
+    outputs: tuple[LeafInfo, ...]
+
+
+def leaves_of_example(tree: Any, name: str, *, hint: str = "") -> tuple[LeafInfo, ...]:
+    """The leaves of an example, with paths that begin with ``name``.
+
+    Args:
+        tree: arrays, or whatever has a shape and a dtype.
+        name: of the tree.
+        hint: what to do about a shape that is not static.
+
+    Raises:
+        LeafError: for what is no array, has no elements, has a dtype that modules do not know, or an extent that is
+            no number.
+    """
+    return tuple(_leaf(path, value, hint) for path, value in walk(tree, name))
+
+
+def _leaf(path: str, value: Any, hint: str) -> LeafInfo:
+    shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
+    if shape is None or dtype is None:
+        raise LeafError(f"{show(path)} must be an array, or have a shape and a dtype (got {type(value).__name__})")
+    for extent in shape:
+        try:
+            whole = int(extent) == extent
+        except Exception:  # a symbolic dimension of JAX has errors of its own
+            whole = False
+        if not whole:
+            written = f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"
+            raise LeafError(f"{show(path)} must have a static shape, of whole numbers (got {written}){hint}")
+    if 0 in shape:
+        raise LeafError(f"{show(path)} must have at least one element (got shape {tuple(shape)})")
+    try:
+        return LeafInfo(path, tuple(int(extent) for extent in shape), element_name(dtype))
+    except ValueError as error:
+        raise LeafError(f"{show(path)}: {error}") from None
+
+
+def jax_dtype(name: str) -> Any:
+    """JAX's name for an element type."""
+    import jax.numpy as jnp
+
+    return jnp.bfloat16 if name == "bf16" else numpy_dtype(name)
+
+
+def struct(leaf: LeafInfo) -> Any:
+    """``leaf`` as JAX takes it for an argument."""
+    return import_jax().ShapeDtypeStruct(leaf.shape, jax_dtype(leaf.dtype))
+
+
+def is_float(leaf: LeafInfo) -> bool:
+    """Whether a leaf can be trained."""
+    return leaf.dtype not in INTEGERS
+
+
+def wide_numbers(leaves: Sequence[LeafInfo]) -> Any:
+    """A context in which JAX keeps 64-bit numbers, where one of the leaves has them; else one that changes nothing."""
+    if any(leaf.dtype in ("f64", "i64", "ui64") for leaf in leaves):
+        return import_jax().enable_x64(True)
+    return nullcontext()
+
+
+def trace_part(
+    function: Callable[..., Sequence[Any]], inputs: Sequence[LeafInfo], names: Callable[[], Sequence[str]]
+) -> Part:
+    """Traces a function of flat leaves.
+
+    Args:
+        function: takes the ``inputs`` and returns arrays.
+        inputs: its arguments.
+        names: gives the results' names, after the trace.
+    """
+    jax = import_jax()
+    traced = jax.jit(function, keep_unused=True).trace(*(struct(leaf) for leaf in inputs))
+    text: str = traced.lower(lowering_platforms=("cpu",)).as_text()
+    outputs = [_leaf(name, info, "") for name, info in zip(names(), traced.out_info, strict=True)]
+    return Part(text, tuple(inputs), tuple(outputs))

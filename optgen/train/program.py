@@ -1,0 +1,162 @@
+"""Steps for code generators: one function in MLIR, and what it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from optgen.artifact.manifest import LeafInfo
+from optgen.artifact.step import StepArgument
+from optgen.compiler.driver import compile_and_print
+from optgen.dtypes import storage_dtype
+from optgen.errors import LoweringError
+from optgen.hyper import part
+from optgen.lower.hazard import Hazard, find_hazards
+from optgen.targets import Target
+from optgen.train.plan import StepPlan, leaf_of
+from optgen.train.settings import plan_step
+
+
+@dataclass(frozen=True)
+class ProgramArgument:
+    """An argument of a program.
+
+    Attributes:
+        name: ``params/w``, ``state/m/w``, ``state/step``, ``batch/x``, ``rng``, ``lr``, ``beta1/complement``.
+        role: ``param``, ``frozen``, ``state``, ``count``, ``scalar``, ``batch``, ``rng``, ``hyper``, ``eval_batch``.
+        shape: of the tensor.
+        dtype: of its elements.
+        result: the position of the result that is its new value; None if it is only read.
+        aliased: whether the program writes that result over the argument. Else the caller copies it there.
+        number: for a hyperparameter with a default, the number to pass; for ``count``, ``scalar`` and state that begins
+            with one number, that number. None where there is no such number.
+    """
+
+    name: str
+    role: str
+    shape: tuple[int, ...]
+    dtype: str
+    result: int | None
+    aliased: bool
+    number: float | None = None
+
+
+@dataclass(frozen=True)
+class StepProgram:
+    """One program of a step, as MLIR with one public function.
+
+    Attributes:
+        name: of the loss function.
+        entry: the public function: ``step``, ``micro``, ``evaluate``.
+        mlir: StableHLO; tensors in, tensors out.
+        arguments: in order.
+        results: in order: ``loss``, ``metrics/...``, ``result/...``, or the name of the argument that they replace.
+        compute: the arithmetic of the update.
+    """
+
+    name: str
+    entry: str
+    mlir: str
+    arguments: tuple[ProgramArgument, ...]
+    results: tuple[LeafInfo, ...]
+    compute: str
+
+    def hazards(self, flags: Sequence[str], *, movable: bool = False) -> list[Hazard]:
+        """Compiles the program with ``flags`` and gives the hazards of its aliasing: empty where it is safe.
+
+        Args:
+            flags: for iree-compile.
+            movable: True for GPUs; see :func:`optgen.lower.hazard.find_hazards`.
+        """
+        return find_hazards(compile_and_print(self.mlir, flags).printed, movable=movable)
+
+
+def lower_step(
+    loss_fn: Callable[..., Any],
+    params: Any,
+    batch: Any,
+    optimizer: Any,
+    *,
+    entry: str = "step",
+    in_place: bool = True,
+    apart: Sequence[str] = (),
+    **settings: Any,
+) -> StepProgram:
+    """A whole training step as MLIR with one public function, for code generators.
+
+    Args:
+        loss_fn, params, batch, optimizer, settings: as for :func:`compile_step`. ``bake=`` makes hyperparameters part
+            of the program, so that only those that are left are arguments.
+        entry: which program: ``step``; ``micro`` where grads are accumulated; ``evaluate`` where there is an
+            ``eval_fn``; ``init`` where an optax state must be computed.
+        in_place: whether params and state are overwritten. Whether that is safe depends on the compiler's flags: ask
+            :meth:`StepProgram.hazards`.
+        apart: names of arguments that are not overwritten, because they had a hazard.
+
+    Raises:
+        LoweringError: if there is no such program.
+        Others as :func:`compile_step`.
+
+    Example:
+        >>> import numpy as np
+        >>> def loss(params, batch):
+        ...     return ((batch["x"] @ params["w"] - batch["y"]) ** 2).mean()
+        >>> batch = {"x": np.ones((4, 3), np.float32), "y": np.ones(4, np.float32)}
+        >>> program = lower_step(loss, {"w": np.zeros(3, np.float32)}, batch, "sgd", compute_dtype="f32")
+        >>> [(a.name, a.shape, a.result) for a in program.arguments if a.role == "param"]
+        [('params/w', (3,), 0)]
+    """
+    plan = plan_step(loss_fn, params, batch, optimizer, **settings)
+    compute = plan.update.compute(plan.asked)
+    parts = plan.parts(compute)
+    entries = {e.name: e for e in plan.entries(parts)}
+    if entry not in entries:
+        raise LoweringError(f"the step has no program '{entry}' (it has {', '.join(entries)})")
+    chosen = entries[entry]
+    out = [i for i, a in enumerate(plan.arguments) if a.name in apart]
+    text = plan.text(compute, parts, [chosen], out, in_place=in_place, name=f"{plan.name}_{entry}")
+    written = set(plan.overwritten(chosen)) - set(out) if in_place else set()
+    arguments = tuple(
+        ProgramArgument(
+            argument.name,
+            argument.role,
+            argument.shape,
+            leaf_of(argument, compute).dtype,
+            chosen.gives.index(i) if i in chosen.gives else None,
+            i in written,
+            _number(plan, argument),
+        )
+        for i, argument in ((i, plan.arguments[i]) for i in chosen.takes)
+    )
+    return StepProgram(plan.name, entry, text, arguments, chosen.results, compute)
+
+
+def _number(plan: StepPlan, argument: StepArgument) -> float | None:
+    if argument.hyper is not None:
+        default = next(h.default for h in plan.update.hypers if h.name == argument.hyper.hyper)
+        return None if default is None else part(default, argument.hyper.part)
+    if argument.role == "count":
+        return 0.0
+    if argument.role == "scalar":
+        return plan.update.scalars[argument.path]
+    if argument.initial is not None and argument.initial.kind == "fill":
+        return float(argument.initial.number)
+    return None
+
+
+#: Without it new moments in f32 go through memory of their own: one more kernel and two copies for each leaf. Not for
+#: GPUs: in one kernel for several results their compilers read the old moment when the new one has been written.
+_FUSION = "--iree-dispatch-creation-enable-aggressive-fusion"
+
+
+def step_flags(target: Target, leaves: Sequence[LeafInfo]) -> tuple[str, ...]:
+    """The compiler's flags for a step on ``leaves``."""
+    if target.backend == "cpu":
+        # Else the code assumes 64-byte alignment and crashes on memory that numpy or a slice of it gives.
+        alignment = min(storage_dtype(leaf.dtype).itemsize for leaf in leaves)
+        return (*target.flags, _FUSION, f"--iree-stream-resource-min-offset-alignment={alignment}")
+    if target.backend == "vulkan":
+        # With recorded command buffers a program was seen to give NaN from its third call.
+        return (*target.flags, "--iree-hal-indirect-command-buffers=false")
+    return target.flags

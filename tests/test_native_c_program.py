@@ -140,3 +140,67 @@ def test_nothing_to_compute() -> None:
     text = "module @m { func.func public @main(%a: tensor<4xf32>) -> tensor<4xf32> { return %a : tensor<4xf32> } }"
     with pytest.raises(LoweringError, match="computes nothing"):
         compile_c_function(text, "cpu:x86-64", name="f")
+
+
+@pytest.mark.parametrize("target", ["cpu:x86-64", "cpu:cortex-m4"])
+def test_a_step_of_optgen(target: str, tmp_path: Path) -> None:
+    """What :func:`lower_step` makes of a loss and a rule, as C: three steps are JAX's gradient and torch's SGD."""
+    import jax
+    import torch
+
+    from optgen.native import get_native_target
+    from optgen.train import lower_step
+
+    def loss(params: dict[str, jax.Array], batch: dict[str, jax.Array]) -> jax.Array:
+        return ((batch["x"] @ params["w"] + params["b"] - batch["y"]) ** 2).mean()
+
+    rng = np.random.default_rng(1)
+    w, b = rng.standard_normal((5, 2), np.float32), np.zeros(2, np.float32)
+    x, y = rng.standard_normal((8, 5), np.float32), rng.standard_normal((8, 2), np.float32)
+    step = lower_step(
+        loss, {"w": w, "b": b}, {"x": x, "y": y}, "sgd", momentum=0.9,
+        bake={"momentum": 0.9, "weight_decay": 0.0, "lr": 0.1}, compute_dtype="f32",
+    )  # fmt: skip
+    assert step.hazards(get_native_target(target).flags) == []
+    bundle = compile_c_function(
+        step.mlir, target, name="sgd_step", arguments=[a.name for a in step.arguments],
+        results=[r.path for r in step.results],
+    )  # fmt: skip
+    main = """
+#include "sgd_step.h"
+#include "io.h"
+static float p[12], m[12], x[40], y[16], losses[3];
+static unsigned char workspace[SGD_STEP_WORKSPACE_BYTES] __attribute__((aligned(64)));
+int main(void)
+{
+    int32_t count = 0;
+    int i, status = 0;
+    sgd_step_args args = {p, p + 10, m, m + 10, &count, x, y, NULL};
+    load("p", p, sizeof p);
+    load("x", x, sizeof x);
+    load("y", y, sizeof y);
+    for (i = 0; i < 3 && !status; ++i) {
+        args.loss = &losses[i];
+        status = sgd_step(&args, workspace, sizeof workspace, NULL);
+    }
+    store("p", p, sizeof p);
+    store("losses", losses, sizeof losses);
+    return status ? status : count != 3;
+}
+"""
+    for name, array in (("p", np.concatenate([w.ravel(), b])), ("x", x), ("y", y)):
+        array.tofile(tmp_path / name)
+    machine = MACHINES[target]
+    machine.build(tmp_path, [bundle], main)
+    machine.run(tmp_path)
+    params = {"w": torch.nn.Parameter(torch.tensor(w)), "b": torch.nn.Parameter(torch.tensor(b))}
+    sgd, losses = torch.optim.SGD(params.values(), lr=0.1, momentum=0.9), []
+    for _ in range(3):
+        value, grads = jax.value_and_grad(loss)({n: p.detach().numpy() for n, p in params.items()}, {"x": x, "y": y})
+        losses.append(float(value))
+        for name, param in params.items():
+            param.grad = torch.tensor(np.asarray(grads[name]))
+        sgd.step()
+    wanted = np.concatenate([params["w"].detach().numpy().ravel(), params["b"].detach().numpy()])
+    np.testing.assert_allclose(np.fromfile(tmp_path / "p", np.float32), wanted, rtol=0, atol=2e-6)
+    np.testing.assert_allclose(np.fromfile(tmp_path / "losses", np.float32), losses, rtol=2e-6)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from optgen.dsl import chain as chain
     from optgen.dsl import rule as rule
     from optgen.errors import OptgenError as OptgenError
+    from optgen.native import compile_c as compile_c
     from optgen.rules import get_rule as get_rule
     from optgen.rules.around import accumulate as accumulate
     from optgen.rules.around import add_decayed_weights as add_decayed_weights
@@ -56,6 +57,7 @@ _HOMES = {
     "optgen.compiler": ("compile",),
     "optgen.dsl": ("Rule", "chain", "rule"),
     "optgen.errors": ("OptgenError",),
+    "optgen.native": ("compile_c",),
     "optgen.rules": ("get_rule",),
     "optgen.rules.around": (
         "accumulate", "add_decayed_weights", "clip_by_global_norm", "clip_by_norm", "clip_by_value", "ema", "polyak",

@@ -17,6 +17,7 @@ import pytest
 import optgen
 from optgen.artifact import Bundle, read_bundle, write_bundle
 from optgen.cli import main
+from optgen.native import NATIVE_TARGETS
 from optgen.rules import RULES
 from optgen.runtime.loading import prebuilt_bundle
 from optgen.targets import TARGETS
@@ -429,8 +430,9 @@ def test_run_refuses(cli: Run, files: tuple[Path, Path]) -> None:
 
 
 def test_targets(cli: Run) -> None:
-    lines = cli("targets").out.splitlines()
-    assert {line.split()[0] for line in lines[2:] if line.strip()} == {"cpu", *TARGETS}
+    bundles, native = cli("targets").out.split("\n\n")
+    assert {line.split()[0] for line in bundles.splitlines()[2:]} == {"cpu", *TARGETS}
+    assert {line.split()[0] for line in native.splitlines()[2:]} == set(NATIVE_TARGETS)
 
 
 def test_devices(cli: Run) -> None:

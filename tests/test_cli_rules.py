@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from optgen.cli.app import app
-from optgen.cli.rules import formula, plain, summary
+from optgen.formula import formula, plain, summary
 from optgen.rules import RULES
 
 

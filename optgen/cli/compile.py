@@ -67,9 +67,13 @@ def compile_command(
         Emit,
         typer.Option(
             help="bundle: for optgen's runtime. vmfb: one module that updates one flat leaf, for iree-run-module "
-            "without Python. wasm: an npm package that needs no runtime."
+            "without Python. c: C99 and an object file, wasm: an npm package; neither needs a runtime."
         ),
     ] = Emit.bundle,
+    name: Annotated[
+        str | None,
+        typer.Option(help="With --emit c, what every symbol begins with.", show_default="the rule's and its dtype's"),
+    ] = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither use nor fill the cache of modules.")] = False,
 ) -> None:
     """Compile an update rule into a bundle, or into code that needs no runtime."""
@@ -78,18 +82,20 @@ def compile_command(
 
     if fixed_layout and like is None:
         raise typer.BadParameter("needs --like, the layout to fix", param_hint="--fixed-layout")
+    if name is not None and emit is not Emit.c:
+        raise typer.BadParameter("is for --emit c", param_hint="--name")
     settings = parse_settings(setting or ())
     baked = parse_bake(bake or (), settings)
     dtypes = None if dtype is None else [check_dtype(text) for text in dtype]
     found = find_rule(rule, convention)
-    for name in settings.keys() - found.flags.keys() - {"seed"}:
-        found.hyper(name)  # says which there are; and no name can then be taken for a parameter of `compile`
+    for key in settings.keys() - found.flags.keys() - {"seed"}:
+        found.hyper(key)  # says which there are; and no name can then be taken for a parameter of `compile`
     if emit is not Emit.bundle:
         if like is not None:
             raise typer.BadParameter("is for bundles: other forms take leaves of any length", param_hint="--like")
         asked = Request(
             found, settings, baked, tuple(per_element or ()), output, tuple(target or ()), tuple(dtype or ()),
-            grad_dtype, state_dtype, compute_dtype, rounding, master, not no_cache,
+            grad_dtype, state_dtype, compute_dtype, rounding, master, not no_cache, name,
         )  # fmt: skip
         return EMITTERS[emit](asked)
     tree = None if like is None else read_arrays(like)

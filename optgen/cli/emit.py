@@ -23,6 +23,7 @@ class Emit(StrEnum):
 
     bundle = "bundle"
     vmfb = "vmfb"
+    c = "c"
     wasm = "wasm"
 
 
@@ -44,6 +45,7 @@ class Request:
         rounding: of 16-bit results.
         master: whether f32 weights are kept.
         use_cache: whether compiled code may come from the cache.
+        name: what the symbols of C begin with.
     """
 
     rule: Rule
@@ -59,6 +61,7 @@ class Request:
     rounding: str
     master: bool
     use_cache: bool
+    name: str | None = None
 
     def one(self, option: str, values: Sequence[str], default: str) -> str:
         """The one of ``values``, or the default.
@@ -124,6 +127,31 @@ def _emit_vmfb(asked: Request) -> None:
     out.print(" ".join(module.command(str(path))), soft_wrap=True)
 
 
+def _emit_c(asked: Request) -> None:
+    from optgen import host
+    from optgen.native import compile_c
+
+    if asked.rounding != "nearest":
+        raise typer.BadParameter(
+            "must be nearest: a function for one leaf cannot round at random", param_hint="--rounding"
+        )
+    target = asked.one("--target", asked.targets, "cpu")
+    if target == "cpu":
+        levels = [name for name in host.X86_LEVELS if set(host.x86_requirements(name)) <= host.features()]
+        target = f"cpu:{levels[-1] if host.architecture() == 'x86_64' else host.architecture()}"
+    with console(stderr=True).status(f"{asked.rule.name} for {target}"):
+        bundle = compile_c(
+            asked.rule, target, name=asked.name, dtype=asked.param,
+            grad_dtype=asked.grad and check_dtype(asked.grad, "--grad-dtype"),
+            state_dtype=parse_state_dtype(asked.state),
+            compute_dtype=asked.compute and check_dtype(asked.compute, "--compute-dtype"),
+            master=asked.master, bake=asked.bake, per_element=asked.per_element, use_cache=asked.use_cache,
+            **asked.settings,
+        )  # fmt: skip
+    path = bundle.save(asked.output or Path(f"{bundle.name}-{target.replace(':', '-')}"))
+    _show(path, bundle.files)
+
+
 def _emit_wasm(asked: Request) -> None:
     from optgen.errors import UnsupportedTargetError
     from optgen.native import get_native_target, update_package
@@ -151,4 +179,4 @@ def _show(path: Path, files: Mapping[str, bytes], listed: Callable[[str], bool] 
 
 
 #: What writes each form.
-EMITTERS: dict[Emit, Callable[[Request], None]] = {Emit.vmfb: _emit_vmfb, Emit.wasm: _emit_wasm}
+EMITTERS: dict[Emit, Callable[[Request], None]] = {Emit.vmfb: _emit_vmfb, Emit.c: _emit_c, Emit.wasm: _emit_wasm}

@@ -6,14 +6,21 @@ from optgen.cli.output import console, table
 
 
 def targets_command() -> None:
-    """List what bundles can be compiled for."""
+    """List what bundles can be compiled for, and what code without a runtime can."""
+    from optgen.native.target import NATIVE_TARGETS
     from optgen.targets import PREBUILT_TARGETS, all_targets
 
     rows = table("target", "backend", "dtypes", "prebuilt", "note")
     for target in all_targets():
         prebuilt = "yes" if target.name in PREBUILT_TARGETS else ""
         rows.add_row(target.name, target.backend, " ".join(target.dtypes), prebuilt, target.note)
-    console().print(rows)
+    native = table("without a runtime", "arithmetic", "compiler", "note")
+    for name, each in NATIVE_TARGETS.items():
+        native.add_row(name, each.compute, "-" if name.startswith("wasm") else each.compiler, each.note)
+    out = console()
+    out.print(rows)
+    out.print()
+    out.print(native)
 
 
 def devices_command() -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from optgen.cli.output import console, table
+from optgen.formula import inline, mathematics, plain, summary
 
 if TYPE_CHECKING:
     from optgen.dsl.rule import Rule, StateSlot
@@ -41,17 +42,6 @@ def rules_command(
             _show(rule, first=i == 0)
 
 
-def formula(rule: Rule) -> list[str]:
-    """The rule's formulas, as plain text that can be read in a terminal."""
-    return [plain(part) for part in _mathematics(rule.doc)]
-
-
-def summary(rule: Rule) -> str:
-    """The first sentence of the rule's explanation, with its formulas as plain text."""
-    first = " ".join(rule.doc.split("\n\n")[0].split())
-    return _inline(first)
-
-
 def other_names(rule: Rule) -> list[str]:
     """The conventions that ``rule`` is meant by, its own first."""
     from optgen.rules import SAME
@@ -84,7 +74,7 @@ def _show(rule: Rule, *, first: bool) -> None:
         elif paragraph.startswith("    "):
             out.print("", *(f"    {line}" for line in plain(paragraph).split(";  ")), sep="\n")
         else:
-            out.print("", _inline(" ".join(paragraph.split())), sep="\n")
+            out.print("", inline(" ".join(paragraph.split())), sep="\n")
     out.print("", f"source: {rule.source}", f"inputs: {', '.join(rule.inputs)}", sep="\n")
     slots = [_slot(slot, full=True) for slot in rule.state]
     numbers = [f"{name} (a number, first {value:g})" for name, value in rule.scalars.items()]
@@ -123,7 +113,7 @@ def _write_json(rules: list[Rule]) -> None:
             "rule": rule.name,
             "conventions": other_names(rule),
             "summary": summary(rule),
-            "formula": _mathematics(rule.doc),
+            "formula": mathematics(rule.doc),
             "source": rule.source,
             "inputs": rule.inputs,
             "state": [dataclasses.asdict(slot) for slot in rule.state],
@@ -136,95 +126,3 @@ def _write_json(rules: list[Rule]) -> None:
         for rule in rules
     ]
     typer.echo(json.dumps(data, indent=1))
-
-
-def _mathematics(doc: str) -> list[str]:
-    """The formulas of a docstring, in LaTeX."""
-    import re
-
-    found, inside = [], False
-    for paragraph in doc.split("\n\n"):
-        inside = paragraph.startswith(".. math::") or (inside and paragraph.startswith("    "))
-        if inside:
-            found.append(" ".join(paragraph.removeprefix(".. math::").split()))
-        else:
-            found += re.findall(r":math:`([^`]+=[^`]+)`", paragraph)
-    return found
-
-
-def _inline(text: str) -> str:
-    """A paragraph with its formulas, and names in quotes, as plain text."""
-    import re
-
-    text = re.sub(r":math:`([^`]*)`", lambda match: plain(match.group(1)), text)
-    return text.replace("``", "")
-
-
-_GREEK = {
-    "alpha": "α", "beta": "β", "delta": "δ", "epsilon": "ε", "eta": "η", "gamma": "γ", "kappa": "κ", "lambda": "λ",
-    "mu": "μ", "rho": "ρ", "tau": "τ", "psi": "ψ", "infty": "∞", "prod": "∏", "sum": "∑", "le": "≤", "ge": "≥",
-    "max": "max", "min": "min", "quad": " ", "qquad": " ", "hat": "^", "sigma": "σ",
-}  # fmt: skip
-
-
-def plain(latex: str) -> str:
-    r"""LaTeX as text for a terminal: ``\frac{a}{b}`` becomes ``a / b``; separate formulas are parted by ``;``.
-
-    Only what the rules' docstrings use is known.
-    """
-    import re
-
-    text = " ".join(latex.split())
-    text = re.sub(r",?\s*\\q?quad\b", ";  ", text)
-    cases = re.compile(r"\\begin\{cases\}(.*?)\\end\{cases\}")
-    text = cases.sub(lambda m: "{" + " | ".join(_case(line) for line in m.group(1).split("\\\\")) + "}", text)
-    text = re.sub(r"\\(?:left|right|,|;|!)", "", text).replace("\\|", "‖").replace("\\tfrac12", "½ ")
-    text = text.replace("\\tfrac1t", "1/t")
-    text = re.sub(r"\\(?:mathrm|text)\{([^{}]*)\}", r"\1", text)
-    text = _fractions(text)
-    text = re.sub(r"\\hat ?\\?(\w)", lambda m: f"{m.group(1)}̂" if len(m.group(1)) == 1 else m.group(0), text)
-    text = re.sub(r"\\([a-zA-Z]+)", lambda m: _GREEK.get(m.group(1), m.group(1)), text)
-    text = re.sub(
-        r"([_^])\{([^{}]*)\}", lambda m: m.group(1) + (m.group(2) if len(m.group(2)) == 1 else f"({m.group(2)})"), text
-    )
-    text = re.sub(r"\^\((t)\)", r"^\1", text)
-    return " ".join(text.split()).replace("; ", ";  ").strip(" ,;")
-
-
-def _case(line: str) -> str:
-    value, _, condition = line.partition("&")
-    return f"{value.strip()} if {condition.strip()}" if condition.strip() != "\\text{else}" else f"{value.strip()} else"
-
-
-def _fractions(text: str) -> str:
-    """``\\frac`` and ``\\sqrt`` with their arguments, from the outermost inwards."""
-    for command, count in (("\\frac", 2), ("\\sqrt", 1)):
-        while (at := text.find(command)) >= 0:
-            parts, end = [], at + len(command)
-            for _ in range(count):
-                part, end = _argument(text, end)
-                parts.append(part)
-            whole = f"√{_closed(parts[0])}" if count == 1 else f"{_closed(parts[0])}/{_closed(parts[1])}"
-            text = f"{text[:at]}{whole}{text[end:]}"
-    return text
-
-
-def _argument(text: str, at: int) -> tuple[str, int]:
-    """The argument of a command that begins at ``at``, in braces or one letter, and where it ends."""
-    while text[at] == " ":
-        at += 1
-    if text[at] != "{":
-        return text[at], at + 1
-    depth, start = 0, at + 1
-    while True:
-        depth += {"{": 1, "}": -1}.get(text[at], 0)
-        at += 1
-        if depth == 0:
-            return text[start : at - 1].strip(), at
-
-
-def _closed(text: str) -> str:
-    """In parentheses, unless it is a single symbol."""
-    import re
-
-    return text if re.fullmatch(r"\\?\w+'?(?:_\\?\w+)?", text) else f"({text})"

@@ -1,5 +1,8 @@
 """Code without a runtime: object files with the C or JavaScript that drives them."""
 
+from optgen.native.bundle import CBundle as CBundle
+from optgen.native.c_compile import compile_c as compile_c
+from optgen.native.c_program import compile_c_function as compile_c_function
 from optgen.native.library import Library as Library
 from optgen.native.library import compile_library as compile_library
 from optgen.native.package import Package as Package

@@ -10,17 +10,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from optgen.compiler import driver
+from optgen.errors import LoweringError
 from optgen.native.parse import parse_program
 from optgen.native.program import Program
 
-# Hoisted constants would be state, set up before the first call and kept in writable memory.
+# Hoisted constants would be state, set up before the first call and kept in writable memory. Tables that a function
+# holds become part of its kernels, and so of the object's read-only data.
 _FLAGS = (
     "--iree-execution-model=inline-dynamic",
     "--iree-llvmcpu-link-embedded=false",
     "--iree-llvmcpu-link-static",
     "--iree-llvmcpu-static-library-output-path=library.o",
+    "--iree-llvmcpu-debug-symbols=false",
     "--iree-opt-const-eval=false",
     "--iree-opt-const-expr-hoisting=false",
+    "--iree-flow-inline-constants-max-byte-length=1073741824",
     "--compile-to=hal",
 )
 
@@ -57,7 +61,7 @@ def compile_library(
 
     Raises:
         CompileError: if the compiler refuses the module.
-        LoweringError: if the host code holds what is not understood.
+        LoweringError: if the host code holds what is not understood, or there is nothing to compute.
     """
     all_flags = [*flags, f"--iree-stream-resource-min-offset-alignment={alignment}", *_FLAGS]
     code, host, query = driver.cached(
@@ -73,6 +77,8 @@ def _compile(mlir: str, flags: Sequence[str]) -> list[bytes]:
     with tempfile.TemporaryDirectory(prefix="optgen-") as name:
         folder = Path(name)
         host = driver.run_in(folder, mlir, flags)
+        if not (folder / "library.h").exists():
+            raise LoweringError("the function computes nothing that a kernel would be needed for: there is no code")
         header = (folder / "library.h").read_text()
         found = re.search(r"(\w+_library_query)\(", header)
         assert found is not None, "iree-compile wrote a header without a query function"

@@ -55,7 +55,10 @@ class NativeTarget:
         )
 
 
-_X86, _ARM, _RISCV = "x86_64-linux-gnu", "aarch64-linux-gnu", "riscv64-linux-gnu"
+# All four parts: of a triple with three, LLVM takes the environment for the system, and on Arm calls the arithmetic of
+# f64 by names whose functions expect their arguments elsewhere.
+_X86, _ARM, _RISCV = "x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu", "riscv64-unknown-linux-gnu"
+_GCC = {_ARM: "aarch64-linux-gnu-gcc", _RISCV: "riscv64-linux-gnu-gcc"}
 _RV64 = ("+m", "+a", "+f", "+d", "+c")
 
 _TARGETS = (
@@ -63,19 +66,19 @@ _TARGETS = (
     NativeTarget("cpu:x86-64-v2", _X86, "x86-64-v2", fma=False, note="SSE4.2, since 2008"),
     NativeTarget("cpu:x86-64-v3", _X86, "x86-64-v3", halves=False, note="AVX2 and FMA, since 2013"),
     NativeTarget("cpu:x86-64-v4", _X86, "x86-64-v4", halves=False, note="AVX-512"),
-    NativeTarget("cpu:aarch64", _ARM, "generic", compiler=f"{_ARM}-gcc", halves=False, note="every 64-bit Arm"),
-    NativeTarget("cpu:armv7", "armv7-linux-gnueabihf", "generic", ("+vfp3d16",), compiler="arm-linux-gnueabihf-gcc",
-                 fma=False, bits=32, note="32-bit Arm, hard float"),
-    NativeTarget("cpu:riscv64", _RISCV, "generic-rv64", _RV64, "lp64d", compiler=f"{_RISCV}-gcc", note="RV64GC"),
-    NativeTarget("cpu:riscv64-v", _RISCV, "generic-rv64", (*_RV64, "+v"), "lp64d", compiler=f"{_RISCV}-gcc",
+    NativeTarget("cpu:aarch64", _ARM, "generic", compiler=_GCC[_ARM], halves=False, note="every 64-bit Arm"),
+    NativeTarget("cpu:armv7", "armv7-unknown-linux-gnueabihf", "generic", ("+vfp3d16",),
+                 compiler="arm-linux-gnueabihf-gcc", fma=False, bits=32, note="32-bit Arm, hard float"),
+    NativeTarget("cpu:riscv64", _RISCV, "generic-rv64", _RV64, "lp64d", compiler=_GCC[_RISCV], note="RV64GC"),
+    NativeTarget("cpu:riscv64-v", _RISCV, "generic-rv64", (*_RV64, "+v"), "lp64d", compiler=_GCC[_RISCV],
                  note="RV64GCV"),
-    NativeTarget("cpu:cortex-m4", "thumbv7em-none-eabihf", "cortex-m4", compiler="arm-none-eabi-gcc",
-                 options=("-mcpu=cortex-m4", "-mthumb", "-mfloat-abi=hard", "-mfpu=fpv4-sp-d16"), compute="f32",
-                 bits=32, note="STM32F4, nRF52: f32 in hardware, no f64"),
-    NativeTarget("cpu:cortex-m7", "thumbv7em-none-eabihf", "cortex-m7", compiler="arm-none-eabi-gcc",
+    NativeTarget("cpu:cortex-m4", "thumbv7em-unknown-none-eabihf", "cortex-m4", compiler="arm-none-eabi-gcc",
+                 options=("-mcpu=cortex-m4", "-mthumb", "-mfloat-abi=hard", "-mfpu=fpv4-sp-d16"), fma=False,
+                 compute="f32", bits=32, note="STM32F4, nRF52: f32 in hardware, no f64"),
+    NativeTarget("cpu:cortex-m7", "thumbv7em-unknown-none-eabihf", "cortex-m7", compiler="arm-none-eabi-gcc",
                  options=("-mcpu=cortex-m7", "-mthumb", "-mfloat-abi=hard", "-mfpu=fpv5-d16"), bits=32,
                  note="STM32F7, H7, i.MX RT: f64 in hardware"),
-    NativeTarget("cpu:cortex-m55", "thumbv8.1m.main-none-eabihf", "cortex-m55", compiler="arm-none-eabi-gcc",
+    NativeTarget("cpu:cortex-m55", "thumbv8.1m.main-unknown-none-eabihf", "cortex-m55", compiler="arm-none-eabi-gcc",
                  options=("-mcpu=cortex-m55", "-mthumb", "-mfloat-abi=hard"), compute="f32", bits=32,
                  note="Armv8.1-M with Helium"),
     NativeTarget("wasm", "wasm32-unknown-emscripten", "generic", ("+bulk-memory", "+simd128"), fma=False, bits=32,

@@ -74,6 +74,8 @@ def compile_library(
         lambda: _compile(mlir, all_flags),
         use_cache,
     )
+    text = host.decode()
+    program = parse_program(text, json.loads(query), alignment=alignment, names=names)
     if hazards := find_hazards(printed.decode()):
         arguments = sorted({h.argument for h in hazards})
         labels = ["memory" if i < 0 else names[i] if i < len(names) else f"argument {i}" for i in arguments]
@@ -82,8 +84,7 @@ def compile_library(
             "lax.optimization_barrier between its last use and the update",
             arguments,
         )
-    text = host.decode()
-    return Library(code, parse_program(text, json.loads(query), alignment=alignment, names=names), text)
+    return Library(code, program, text)
 
 
 def _compile(mlir: str, flags: Sequence[str]) -> list[bytes]:

@@ -6,6 +6,8 @@ which knows nothing of optgen can still catch a ``ValueError`` or a ``FileNotFou
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 class OptgenError(Exception):
     """Base of every optgen exception."""
@@ -28,6 +30,18 @@ class HyperparameterError(OptgenError, ValueError):
 
 class LoweringError(OptgenError, ValueError):
     """A traced rule cannot be lowered to the kernel that was asked for."""
+
+
+class HazardError(LoweringError):
+    """A program would overwrite an argument that something still reads.
+
+    Attributes:
+        arguments: the positions of such arguments; -1 where it is not known which.
+    """
+
+    def __init__(self, message: str, arguments: Iterable[int] = ()) -> None:
+        super().__init__(message)
+        self.arguments = tuple(arguments)
 
 
 class UnknownTargetError(OptgenError, ValueError):

@@ -44,7 +44,9 @@ def test_json() -> None:
     data = {(rule["rule"], rule["conventions"][0]): rule for rule in json.loads(run("--json"))}
     assert data.keys() == RULES.keys()
     assert data["nadam", "torch"]["scalars"] == {"mu_product": 1.0}
-    assert {"name": "z", "needs": None, "init": "param"} in data["schedule_free_sgd", "optax"]["state"]
+    assert {"name": "z", "needs": None, "init": "param", "own_shape": False} in data["schedule_free_sgd", "optax"][
+        "state"
+    ]
     assert data["sophia_g", "optax"]["inputs"] == ["g", "h"]
     lr = next(h for h in data["rmsprop", "torch"]["hyperparameters"] if h["name"] == "momentum")
     assert lr["optional"]

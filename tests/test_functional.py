@@ -441,12 +441,12 @@ def test_numbers_of_any_shape_dtype_and_hyperparameters(data: st.DataObject) -> 
     wide_name = "f64" if dtype == "f64" else "f32"
     check(m, expected[1], wide_name)
     check(v, expected[2], wide_name)
-    # w moves by a quotient that comes out of half a dozen roundings of its own.
+    # w moves by a quotient that comes out of some ten roundings of its own, each of up to an ulp of the quotient.
     value, term = expected[0]
     moved = expected_adam([np.zeros(full), *arrays[1:]], lr, step, **hypers)[0][1]
     assert w.dtype == arrays[0].dtype
     assert w.shape == full
-    assert (np.abs(values(w) - value) <= 2 * ulp(term, dtype) + 6 * ulp(moved, wide_name)).all()
+    assert (np.abs(values(w) - value) <= 2 * ulp(term, dtype) + 10 * ulp(moved, wide_name)).all()
     for untouched, copy in zip(arrays, copies, strict=True):
         np.testing.assert_array_equal(untouched, copy)
 

@@ -116,7 +116,10 @@ def _write_json(rules: list[Rule]) -> None:
             "formula": mathematics(rule.doc),
             "source": rule.source,
             "inputs": rule.inputs,
-            "state": [dataclasses.asdict(slot) for slot in rule.state],
+            "state": [
+                {"name": slot.name, "needs": slot.needs, "init": slot.init, "own_shape": slot.shape is not None}
+                for slot in rule.state
+            ],
             "scalars": rule.scalars,
             "hyperparameters": [
                 {**dataclasses.asdict(hyper), "optional": hyper.name in rule.optional} for hyper in rule.hypers

@@ -24,6 +24,7 @@ def compile_c_function(
     arguments: Sequence[str] = (),
     results: Sequence[str] = (),
     summary: str = "",
+    flags: Sequence[str] = (),
     use_cache: bool = True,
 ) -> CBundle:
     """Compiles a module with one public function of static shapes to C without a runtime.
@@ -40,6 +41,7 @@ def compile_c_function(
         arguments: names of the function's arguments.
         results: names of its results; one that is called like an argument takes its place.
         summary: a sentence for the header.
+        flags: for iree-compile, beside the target's.
         use_cache: whether compiled code may come from the cache.
 
     Returns:
@@ -47,6 +49,7 @@ def compile_c_function(
 
     Raises:
         UnknownTargetError: for a target that does not exist.
+        HazardError: if the module would overwrite an argument that something still reads.
         CompileError: if the compiler refuses the module.
         LoweringError: for dynamic shapes, control flow on the host, and whatever else is not understood.
     """
@@ -56,7 +59,7 @@ def compile_c_function(
     if not count:
         raise LoweringError("'mlir' must begin with a module, whose name every symbol of the library then has")
     alignment = _largest_element(named)
-    library = compile_library(named, chosen.flags, alignment=alignment, names=arguments, use_cache=use_cache)
+    library = compile_library(named, (*chosen.flags, *flags), alignment=alignment, names=arguments, use_cache=use_cache)
     return write_program(library, target, name=name, results=results, summary=summary)
 
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from optgen.compiler import driver
-from optgen.errors import LoweringError
+from optgen.errors import HazardError, LoweringError
+from optgen.lower.hazard import PRINT_FLAG, find_hazards
 from optgen.native.parse import parse_program
 from optgen.native.program import Program
 
@@ -49,6 +50,8 @@ def compile_library(
 ) -> Library:
     """Compiles a module with one public function to an object file.
 
+    The module's aliasing (donated arguments, tied dispatches) is analysed on the way, since the compiler does not.
+
     Args:
         mlir: the module. Its name begins every symbol of the library that is seen from outside.
         flags: of the target, for iree-compile.
@@ -61,25 +64,37 @@ def compile_library(
 
     Raises:
         CompileError: if the compiler refuses the module.
+        HazardError: if an argument would be overwritten that something still reads.
         LoweringError: if the host code holds what is not understood, or there is nothing to compute.
     """
     all_flags = [*flags, f"--iree-stream-resource-min-offset-alignment={alignment}", *_FLAGS]
-    code, host, query = driver.cached(
-        [driver.cache_key(mlir, [*all_flags, part]) for part in ("object", "host", "query")],
+    names = tuple(names)
+    code, host, query, printed = driver.cached(
+        [driver.cache_key(mlir, [*all_flags, part]) for part in ("object", "host", "query", "printed")],
         lambda: _compile(mlir, all_flags),
         use_cache,
     )
     text = host.decode()
-    return Library(code, parse_program(text, json.loads(query), alignment=alignment, names=names), text)
+    program = parse_program(text, json.loads(query), alignment=alignment, names=names)
+    if hazards := find_hazards(printed.decode()):
+        arguments = sorted({h.argument for h in hazards})
+        labels = ["memory" if i < 0 else names[i] if i < len(names) else f"argument {i}" for i in arguments]
+        raise HazardError(
+            f"{', '.join(labels)} would be overwritten while still in use ({hazards[0]}). Do not donate it, or put "
+            "lax.optimization_barrier between its last use and the update",
+            arguments,
+        )
+    return Library(code, program, text)
 
 
 def _compile(mlir: str, flags: Sequence[str]) -> list[bytes]:
     with tempfile.TemporaryDirectory(prefix="optgen-") as name:
         folder = Path(name)
-        host = driver.run_in(folder, mlir, flags)
+        printed: list[bytes] = []
+        host = driver.run_in(folder, mlir, [*flags, PRINT_FLAG], printed)
         if not (folder / "library.h").exists():
             raise LoweringError("the function computes nothing that a kernel would be needed for: there is no code")
         header = (folder / "library.h").read_text()
         found = re.search(r"(\w+_library_query)\(", header)
         assert found is not None, "iree-compile wrote a header without a query function"
-        return [(folder / "library.o").read_bytes(), host, json.dumps(found.group(1)).encode()]
+        return [(folder / "library.o").read_bytes(), host, json.dumps(found.group(1)).encode(), *printed]

@@ -269,6 +269,9 @@ class _Reader:
     def on_util_buffer_subspan(self, op: Any) -> None:
         self.values[op.results[0]] = self.place(op.operands[0], op.operands[2])
 
+    def on_hal_inline_buffer_subspan(self, op: Any) -> None:
+        self.values[op.results[0]] = self.place(op.operands[0], op.operands[1])
+
     def on_util_buffer_constant(self, op: Any) -> None:
         from iree.compiler import ir
 

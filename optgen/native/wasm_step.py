@@ -24,13 +24,14 @@ def step_package(
     arguments: Sequence[str],
     results: Sequence[str],
     title: str = "",
+    flags: Sequence[str] = (),
     use_cache: bool = True,
 ) -> Package:
     """Compiles a module with one public function of fixed shapes to a package.
 
     A result that is called like an argument becomes that argument for the next call. Where the module says that it
-    aliases it (JAX's ``donate_argnums``), it is written in place. The compiler does not check that nothing reads the
-    old value afterwards: put ``lax.optimization_barrier((loss, grads))`` between backward pass and update.
+    aliases it (JAX's ``donate_argnums``), it is written in place. Put ``lax.optimization_barrier((loss, grads))``
+    between backward pass and update, so that nothing reads the old value afterwards.
 
     Args:
         mlir: StableHLO, as ``jax.jit(f, donate_argnums=...).lower(...).as_text()`` gives it.
@@ -39,6 +40,7 @@ def step_package(
         arguments: a name for each of the function's arguments.
         results: a name for each of its results.
         title: one line on it.
+        flags: for iree-compile, beside the target's.
         use_cache: whether the compiled library may come from the cache.
 
     Returns:
@@ -47,11 +49,12 @@ def step_package(
     Raises:
         LoweringError: for shapes that are not fixed, names that do not fit, and results that lie in another
             argument's memory than the one that they are called after.
+        HazardError: if the module would overwrite an argument that something still reads.
         HyperparameterError: for a name that npm forbids.
         CompileError: if the compiler refuses the module.
     """
     check_name(name)
-    library = compile_library(mlir, target.flags, alignment=_ALIGNMENT, names=arguments, use_cache=use_cache)
+    library = compile_library(mlir, (*target.flags, *flags), alignment=_ALIGNMENT, names=arguments, use_cache=use_cache)
     program = _settle(library.program, arguments, results)
     library = dataclasses.replace(library, program=program)
     taken: list[dict[str, Any]] = []

@@ -21,6 +21,7 @@ from optgen.errors import LeafError
 from optgen.runtime.tree import map_tree, show, walk
 from optgen.targets import Target, get_target
 from optgen.train.limits import check_vulkan
+from optgen.train.parts import PLATFORM
 
 _STABLEHLO = "stablehlo/function.mlir"
 
@@ -117,7 +118,7 @@ def _trace(
     with jax.enable_x64(True) if wide else nullcontext():
         structs = [jax.ShapeDtypeStruct(leaf.shape, _jax_dtype(leaf.dtype)) for leaf in inputs]
         traced = jax.jit(flat, keep_unused=True).trace(*structs)
-        text: str = traced.lower(lowering_platforms=("cpu",)).as_text()
+        text: str = traced.lower(lowering_platforms=(PLATFORM,)).as_text()
     paths = [path for path, _ in walk(results)]
     outputs = [_leaf(path, info) for path, info in zip(paths, traced.out_info, strict=True)]
     if not outputs:

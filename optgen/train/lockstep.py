@@ -14,7 +14,7 @@ from typing import Any
 from optgen.dsl.ops import TREE_PREFIX
 from optgen.dsl.trace import import_jax
 from optgen.errors import LoweringError
-from optgen.train import trigonometry
+from optgen.train import elementary
 
 #: What a coroutine hands over: how to combine, and its own part.
 _Partial = tuple[str, Any]
@@ -98,8 +98,11 @@ def _has_tree(jaxpr: Any) -> bool:
     return any(_tree_kind(e) or (_is_call(e) and _has_tree(e.params["jaxpr"].jaxpr)) for e in jaxpr.eqns)
 
 
+_OWN = ("cos", "sin", "exp", "expm1")
+
+
 def _bind(equation: Any, values: Sequence[Any]) -> list[Any]:
-    own = {"cos": trigonometry.cos, "sin": trigonometry.sin}.get(equation.primitive.name)
+    own = getattr(elementary, equation.primitive.name, None) if equation.primitive.name in _OWN else None
     if own is not None and equation.outvars[0].aval.dtype == "float64":
         return [own(values[0])]
     given = equation.primitive.get_bind_params(equation.params)

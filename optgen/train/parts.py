@@ -84,6 +84,11 @@ def is_float(leaf: LeafInfo) -> bool:
     return leaf.dtype not in INTEGERS
 
 
+#: What JAX lowers functions for: no device that it knows. For CPUs it writes random bits as loops, which take part in
+#: neither fusion nor in-place updates, and are control flow to callers without a runtime.
+PLATFORM = "iree"
+
+
 def wide_numbers(leaves: Sequence[LeafInfo]) -> Any:
     """A context in which JAX keeps 64-bit numbers, where one of the leaves has them; else one that changes nothing."""
     if any(leaf.dtype in ("f64", "i64", "ui64") for leaf in leaves):
@@ -103,6 +108,6 @@ def trace_part(
     """
     jax = import_jax()
     traced = jax.jit(function, keep_unused=True).trace(*(struct(leaf) for leaf in inputs))
-    text: str = traced.lower(lowering_platforms=("cpu",)).as_text()
+    text: str = traced.lower(lowering_platforms=(PLATFORM,)).as_text()
     outputs = [_leaf(name, info, "") for name, info in zip(names(), traced.out_info, strict=True)]
     return Part(text, tuple(inputs), tuple(outputs))

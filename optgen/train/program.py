@@ -147,7 +147,7 @@ def _number(plan: StepPlan, argument: StepArgument) -> float | None:
 
 #: Without it new moments in f32 go through memory of their own: one more kernel and two copies for each leaf. Not for
 #: GPUs: in one kernel for several results their compilers read the old moment when the new one has been written.
-_FUSION = "--iree-dispatch-creation-enable-aggressive-fusion"
+FUSION = "--iree-dispatch-creation-enable-aggressive-fusion"
 
 
 def step_flags(target: Target, leaves: Sequence[LeafInfo]) -> tuple[str, ...]:
@@ -155,7 +155,7 @@ def step_flags(target: Target, leaves: Sequence[LeafInfo]) -> tuple[str, ...]:
     if target.backend == "cpu":
         # Else the code assumes 64-byte alignment and crashes on memory that numpy or a slice of it gives.
         alignment = min(storage_dtype(leaf.dtype).itemsize for leaf in leaves)
-        return (*target.flags, _FUSION, f"--iree-stream-resource-min-offset-alignment={alignment}")
+        return (*target.flags, FUSION, f"--iree-stream-resource-min-offset-alignment={alignment}")
     if target.backend == "vulkan":
         # With recorded command buffers a program was seen to give NaN from its third call.
         return (*target.flags, "--iree-hal-indirect-command-buffers=false")

@@ -526,6 +526,8 @@ def test_what_cannot_be_compiled_is_refused() -> None:
         (HyperparameterError, "'lr' must not be given with an optax", {"optimizer": optax.sgd(1.0), "lr": 2.0}),
         (HyperparameterError, "must be a float", {"state_dtype": "f8"}),
         (RuleError, "'sophia_g' must not be the optimizer of a step", {"optimizer": "sophia_g"}),
+        (RuleError, "'adam_step' must not be the optimizer of a step: its new 'delta' depends neither on the old one",
+         {"optimizer": "adam_step"}),
         (LoweringError, "has no program 'micro'", {"entry": "micro"}),
     ]  # fmt: skip
     for error, message, change in cases:

@@ -77,7 +77,7 @@ def inspect_step(bundle: StepBundle) -> Listed:
         **{title: _amount(by_role.get(role, ())) for role, title in _ROLES.items()},
         "numbers": ", ".join(a.path for role in ("count", "scalar") for a in by_role.get(role, ())),
         "key": "one for each step" if "rng" in by_role else "none",
-        "accumulates": f"grads, an update every {manifest.every} steps" if manifest.every else "",
+        "accumulates": f"the mean of grads; '{manifest.every}' is the number of steps" if manifest.every else "",
         "groups": groups(manifest.groups),
     }
     rows = table("target", "size", "arithmetic", "in place", "needs", right=["size"])
@@ -107,4 +107,5 @@ def _place(manifest: StepManifest, module: StepModule) -> str:
 def _amount(given: Sequence[Any]) -> str:
     """How many leaves and elements; nothing for none."""
     elements = sum(math.prod(leaf.shape) for leaf in given)
-    return f"{len(given)} leaves, {elements:,} elements" if given else ""
+    leaf = "leaf" if len(given) == 1 else "leaves"
+    return f"{len(given)} {leaf}, {elements:,} elements" if given else ""

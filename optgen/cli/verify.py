@@ -61,10 +61,8 @@ def verify_command(
         out.print(rows)
     if loaded.row_count:
         out.print(loaded)
-        out.print(
-            f"{loaded.row_count} modules loaded, none run: hashes and entry points are right; only bundles of rules "
-            "carry probes"
-        )
+        count = "1 module loaded, not run" if loaded.row_count == 1 else f"{loaded.row_count} modules loaded, none run"
+        out.print(f"{count}: hashes and entry points are right; only bundles of rules carry probes")
     for name in idle:
         out.print(f"{name}: no module for {', '.join(device) if device else 'any device of this machine'}")
     if done:

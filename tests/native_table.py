@@ -6,6 +6,7 @@ import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import native_mlp as mlp
 import numpy as np
@@ -100,7 +101,8 @@ def targets_table() -> str:
     return "\n".join(lines)
 
 
-def _mlp(machine: Machine, folder: Path) -> Mapping[str, int | float]:
+def mlp_row(machine: Machine, folder: Path) -> Mapping[str, Any]:
+    """The MLP's training step on that machine: bytes, and how far its losses are from JAX's."""
     bundle = mlp.compile_mlp(machine.target)
     losses, _, stack = mlp.train(machine, folder, bundle)
     sizes = linked(folder / "program.map")
@@ -110,7 +112,7 @@ def _mlp(machine: Machine, folder: Path) -> Mapping[str, int | float]:
     driver = sum(v["code"] for k, v in sizes.items() if k == "mlp_step.o")
     data = sum(v["data"] for k, v in sizes.items() if k.startswith("mlp_step"))
     return {
-        "kernels": kernels["code"] , "driver": driver, "libraries": libraries,
+        "kernels": kernels["code"], "driver": driver, "libraries": libraries,
         "flash": kernels["code"] + driver + libraries + data,
         "params": params, "state": 2 * params, "batch": mlp.BATCH * 65 * 4, "workspace": bundle.workspace,
         "stack": stack, "data": data, "ram": 3 * params + mlp.BATCH * 65 * 4 + bundle.workspace + stack + data,
@@ -123,7 +125,7 @@ def mlp_table() -> str:
     for name, machine in MACHINES.items():
         if machine.bare:
             with tempfile.TemporaryDirectory() as folder:
-                rows[name] = _mlp(machine, Path(folder))
+                rows[name] = mlp_row(machine, Path(folder))
     labels = {
         "kernels": "kernels", "driver": "`mlp_step.c`", "libraries": "libm, libgcc, libc", "data": "tables",
         "flash": "**flash**", "params": "params", "state": "m and v", "batch": "a batch of 16",

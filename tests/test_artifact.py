@@ -201,11 +201,3 @@ def test_a_newer_runtime_is_asked_for(tmp_path: Path) -> None:
     changed = Bundle(Manifest.from_json(json.dumps(data)), bundle.files)
     with pytest.raises(BundleVersionError, match=r"needs iree-base-runtime 99\.0"):
         optgen.Optimizer(changed)
-
-
-def test_bundles_of_format_1_stay_readable() -> None:
-    """A golden artifact of the first format: never rebuilt, always read."""
-    golden = read_bundle(Path(__file__).parent / "golden" / "format1-sgd.optgen")
-    w = np.array([1.0, 2.0], np.float32)
-    optgen.Optimizer(golden).step(w, np.array([1.0, -1.0], np.float32), {"step": 0}, lr=0.5)
-    assert w.tolist() == [0.5, 2.5]

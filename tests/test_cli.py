@@ -7,16 +7,14 @@ import os
 import subprocess
 import sys
 import types
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import Run, failed, wrong_usage
 
 import optgen
 from optgen.artifact import Bundle, read_bundle, write_bundle
-from optgen.cli import main
 from optgen.native import NATIVE_TARGETS
 from optgen.rules import RULES
 from optgen.runtime.loading import prebuilt_bundle
@@ -37,33 +35,6 @@ def mirrored(w, g, *, lr):
 """
 
 
-@dataclass(frozen=True)
-class Result:
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Result]
-
-
-@pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
-    """Runs a command in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("COLUMNS", raising=False)
-
-    def run(*arguments: object) -> Result:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            main([str(a) for a in arguments])
-        captured = capsys.readouterr()
-        code = stop.value.code
-        return Result(code if isinstance(code, int) else 0, captured.out, captured.err)
-
-    return run
-
-
 @pytest.fixture
 def rules(tmp_path: Path) -> str:
     (tmp_path / "my_rules.py").write_text(RULE_FILE)
@@ -79,23 +50,6 @@ def files(tmp_path: Path) -> tuple[Path, Path]:
     for path in (params, grads):
         np.savez(path, **{"layer/0/w": rng.standard_normal((3, 4), np.float32), "b": np.ones(5, np.float32)})
     return params, grads
-
-
-def failed(result: Result, *parts: str) -> None:
-    """One line on stderr, nothing on stdout, exit code 1."""
-    assert result.code == 1, result
-    assert result.out == ""
-    assert result.err.startswith("error: ")
-    assert result.err.count("\n") == 1
-    for part in parts:
-        assert part in result.err
-
-
-def wrong_usage(result: Result, *parts: str) -> None:
-    assert result.code == 2, result
-    text = " ".join(result.err.replace("│", " ").split())
-    for part in parts:
-        assert part in text
 
 
 # The application.

@@ -17,10 +17,8 @@ import optgen
 from optgen.artifact.function import (
     FunctionBundle,
     FunctionManifest,
-    read_function,
     restore,
     structure_of,
-    write_function,
 )
 from optgen.errors import (
     BundleError,
@@ -161,8 +159,8 @@ def test_what_vulkan_gets_wrong_is_refused(function: Any, argument: np.ndarray, 
 
 @pytest.mark.parametrize("name", ["f.optgen", "folder"])
 def test_bundles_survive_saving(bundle: FunctionBundle, tmp_path: Path, name: str) -> None:
-    path = write_function(bundle, tmp_path / name)
-    again = read_function(path)
+    path = bundle.save(tmp_path / name)
+    again = FunctionBundle.read(path)
     assert again == bundle
     assert FunctionManifest.from_json(bundle.manifest.to_json()) == bundle.manifest
     assert [leaf.path for leaf in again.manifest.inputs] == ["params/w/0", "params/unused", "x", "bias"]
@@ -171,13 +169,13 @@ def test_bundles_survive_saving(bundle: FunctionBundle, tmp_path: Path, name: st
 
 
 def test_damage_is_found(bundle: FunctionBundle, tmp_path: Path) -> None:
-    path = write_function(bundle, tmp_path / "f.optgen")
+    path = bundle.save(tmp_path / "f.optgen")
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
     with pytest.raises(BundleError, match=r"damaged"):
         load_function(path)
-    folder = write_function(bundle, tmp_path / "folder")
+    folder = bundle.save(tmp_path / "folder")
     module = folder / bundle.manifest.modules[0].file
     module.write_bytes(module.read_bytes()[:-1] + b"!")
     with pytest.raises(BundleError, match=r"SHA-256 of 'modules/cpu.vmfb'"):
@@ -190,7 +188,7 @@ def test_damage_is_found(bundle: FunctionBundle, tmp_path: Path) -> None:
 
 
 def test_kinds_and_formats_are_told_apart(bundle: FunctionBundle, tmp_path: Path) -> None:
-    path = write_function(bundle, tmp_path / "f.optgen")
+    path = bundle.save(tmp_path / "f.optgen")
     with pytest.raises(BundleError, match="holds a function, not an optimizer rule"):
         optgen.load(path)
     rule = optgen.prebuilt("sgd").save(tmp_path / "sgd.optgen")
@@ -204,7 +202,7 @@ def test_kinds_and_formats_are_told_apart(bundle: FunctionBundle, tmp_path: Path
 
 
 def test_loading_needs_neither_jax_nor_compiler(bundle: FunctionBundle, tmp_path: Path) -> None:
-    path = write_function(bundle, tmp_path / "f.optgen")
+    path = bundle.save(tmp_path / "f.optgen")
     code = f"""
         import sys
         sys.modules["jax"] = sys.modules["iree.compiler"] = None  # importing either now raises

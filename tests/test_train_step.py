@@ -19,7 +19,7 @@ from conftest import vulkan_reason
 from step_models import MODELS, lora_loss, mlp_loss, pooled_loss
 
 import optgen as og
-from optgen.artifact.step import StepBundle, read_step
+from optgen.artifact.step import StepBundle
 from optgen.compiler.driver import compile_and_print
 from optgen.errors import (
     BundleError,
@@ -437,7 +437,7 @@ def test_it_trains_without_jax_and_the_compiler(full: StepBundle, tmp_path: Path
 
 def test_bundles_are_verified(full: StepBundle, tmp_path: Path) -> None:
     path = full.save(tmp_path / "full")
-    assert read_step(path).manifest == full.manifest
+    assert StepBundle.read(path).manifest == full.manifest
     assert isinstance(og.load(path), TrainStep)
     (path / full.manifest.modules[0].file).write_bytes(b"x")
     with pytest.raises(BundleError, match="SHA-256"):
@@ -526,6 +526,8 @@ def test_what_cannot_be_compiled_is_refused() -> None:
         (HyperparameterError, "'lr' must not be given with an optax", {"optimizer": optax.sgd(1.0), "lr": 2.0}),
         (HyperparameterError, "must be a float", {"state_dtype": "f8"}),
         (RuleError, "'sophia_g' must not be the optimizer of a step", {"optimizer": "sophia_g"}),
+        (RuleError, "'adam_step' must not be the optimizer of a step: its new 'delta' depends neither on the old one",
+         {"optimizer": "adam_step"}),
         (LoweringError, "has no program 'micro'", {"entry": "micro"}),
     ]  # fmt: skip
     for error, message, change in cases:

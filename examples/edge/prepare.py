@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 
 import optgen
-from optgen.artifact.function import write_function
 from optgen.runtime import write_arrays
 from optgen.train import compile_function, recipe
 from optgen.train.digits import load_data
@@ -29,7 +28,7 @@ def compile_all(folder: Path) -> None:
     params = recipe.init_params()
     x = np.zeros((recipe.BATCH, recipe.LAYERS[0]), np.float32)
     y = np.zeros(recipe.BATCH, np.int32)
-    write_function(compile_function(loss_and_grad, params, x, y, targets=TARGETS), folder / "loss_and_grad.optgen")
+    compile_function(loss_and_grad, params, x, y, targets=TARGETS).save(folder / "loss_and_grad.optgen")
     rule = optgen.compile("adamw", target="cpu:any", lr=3e-3, weight_decay=0.05)
     rule.save(folder / "adamw.optgen")
     flat = {f"{layer}/{leaf}": array for layer, leaves in params.items() for leaf, array in leaves.items()}

@@ -8,18 +8,16 @@ History of the format:
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from functools import cached_property
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-from optgen.artifact import storage
-from optgen.artifact.manifest import LeafInfo, ModuleInfo, leaves_from_json, modules_from_json, parse
-from optgen.errors import BundleError, TreeError
+from optgen.artifact.base import AnyBundle, AnyManifest
+from optgen.artifact.manifest import Compiled, LeafInfo, ModuleInfo, leaves_from_json, modules_from_json
+from optgen.errors import TreeError
+
+if TYPE_CHECKING:
+    from typing import Self
 
 FORMAT = 1
 
@@ -28,11 +26,10 @@ Structure = Any
 
 
 @dataclass(frozen=True)
-class FunctionManifest:
+class FunctionManifest(AnyManifest):
     """What a function bundle holds.
 
     Attributes:
-        format: version of this layout.
         name: of the function.
         doc: first line of its docstring.
         arguments: the names of its arguments, each a tree.
@@ -42,10 +39,10 @@ class FunctionManifest:
         result_tree: the structure of the result.
         modules: one for each target.
         stablehlo: path of the traced function in the bundle.
-        versions: of optgen, compiler and JAX that made it.
-        min_runtime: the oldest iree-base-runtime that can run it.
-        files: SHA-256 of every other file, by path.
     """
+
+    kind = "function"
+    newest = FORMAT
 
     name: str
     doc: str
@@ -56,90 +53,49 @@ class FunctionManifest:
     result_tree: Structure
     modules: tuple[ModuleInfo, ...]
     stablehlo: str
-    versions: Mapping[str, str] = field(default_factory=dict)
-    min_runtime: str = "3.12"
-    files: Mapping[str, str] = field(default_factory=dict)
-    format: int = FORMAT
+    format: int = field(default=FORMAT, kw_only=True)
 
-    def to_json(self) -> str:
-        """The text of ``manifest.json``; the same manifest always gives the same bytes."""
-        data = asdict(self)
-        return json.dumps({"format": data.pop("format"), "kind": "function", **data}, indent=1, sort_keys=False) + "\n"
+    @property
+    def label(self) -> str:
+        """Its name."""
+        return self.name
+
+    @property
+    def compiled(self) -> Sequence[Compiled]:
+        """Itself."""
+        return (self,)
+
+    @property
+    def named(self) -> set[str]:
+        """As :attr:`AnyManifest.named`."""
+        return {*super().named, self.stablehlo}
 
     @classmethod
-    def from_json(cls, text: str | bytes) -> FunctionManifest:
-        """Reads ``manifest.json``.
-
-        Raises:
-            BundleVersionError: if its format is newer than this optgen.
-            BundleError: if it is not the manifest of a function.
-        """
-        data = parse(text, "function", FORMAT)
-        try:
-            return cls(
-                format=data["format"],
-                name=data["name"],
-                doc=data["doc"],
-                arguments=tuple(data["arguments"]),
-                inputs=leaves_from_json(data["inputs"]),
-                outputs=leaves_from_json(data["outputs"]),
-                argument_trees=tuple(data["argument_trees"]),
-                result_tree=data["result_tree"],
-                modules=modules_from_json(data["modules"]),
-                stablehlo=data["stablehlo"],
-                versions=dict(data["versions"]),
-                min_runtime=data["min_runtime"],
-                files=dict(data["files"]),
-            )
-        except (KeyError, TypeError, AttributeError) as error:
-            raise BundleError(f"manifest.json lacks {error}") from error
+    def _read(cls, data: Mapping[str, Any], **common: Any) -> Self:
+        return cls(
+            name=data["name"],
+            doc=data["doc"],
+            arguments=tuple(data["arguments"]),
+            inputs=leaves_from_json(data["inputs"]),
+            outputs=leaves_from_json(data["outputs"]),
+            argument_trees=tuple(data["argument_trees"]),
+            result_tree=data["result_tree"],
+            modules=modules_from_json(data["modules"]),
+            stablehlo=data["stablehlo"],
+            **common,
+        )
 
 
 @dataclass(frozen=True)
-class FunctionBundle:
-    """A compiled function in memory: what :func:`write_function` saves and :func:`read_function` loads."""
+class FunctionBundle(AnyBundle[FunctionManifest]):
+    """A compiled function in memory."""
 
-    manifest: FunctionManifest
-    files: Mapping[str, bytes]
-
-    @classmethod
-    def of(cls, manifest: FunctionManifest, files: Mapping[str, bytes]) -> FunctionBundle:
-        """A new bundle; the manifest gets the hashes of ``files``."""
-        hashes = {name: storage.digest(data) for name, data in sorted(files.items())}
-        return cls(dataclasses.replace(manifest, files=hashes), dict(files))
-
-    def module(self, info: ModuleInfo) -> bytes:
-        """The bytes of a compiled module."""
-        return self.files[info.file]
+    manifest_type = FunctionManifest
 
     @property
     def stablehlo(self) -> str:
         """The traced function."""
         return self.files[self.manifest.stablehlo].decode()
-
-    @cached_property
-    def size(self) -> int:
-        """Bytes of all files but the manifest."""
-        return sum(len(data) for data in self.files.values())
-
-
-def write_function(bundle: FunctionBundle, path: str | os.PathLike[str]) -> Path:
-    """Saves ``bundle``, atomically: as one file if ``path`` ends in ``.optgen``, else as a directory."""
-    return storage.write_files(path, {storage.MANIFEST: bundle.manifest.to_json().encode(), **bundle.files})
-
-
-def read_function(path: str | os.PathLike[str]) -> FunctionBundle:
-    """Loads and verifies a function bundle.
-
-    Raises:
-        BundleNotFoundError: if there is none.
-        BundleVersionError: if it is newer than this optgen.
-        BundleError: if it holds a rule, a file is missing, or one is not what the manifest's hash says.
-    """
-    files = storage.read_files(path)
-    manifest = FunctionManifest.from_json(files.pop(storage.MANIFEST))
-    named = (manifest.stablehlo, *(m.file for m in manifest.modules))
-    return FunctionBundle(manifest, storage.verify(path, files, manifest.files, named))
 
 
 def structure_of(tree: Any, path: str = "") -> Structure:

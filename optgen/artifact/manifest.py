@@ -15,22 +15,19 @@ History of the format:
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from optgen.errors import BundleError, BundleVersionError
+from optgen.artifact.base import AnyManifest
 from optgen.hyper import Hyper, Scalar
 
-FORMAT = 4
+if TYPE_CHECKING:
+    from typing import Self
 
-_KINDS = {
-    "rule": "an optimizer rule", "function": "a function", "transform": "an optax transformation",
-    "step": "a training step",
-}  # fmt: skip
+FORMAT = 4
 
 
 @dataclass(frozen=True)
@@ -79,6 +76,18 @@ class ModuleInfo:
     features: tuple[str, ...] = ()
     abi: str = "list"
     pairs: bool = False
+
+
+class Compiled(Protocol):
+    """What has a module for each target: a kernel, a function, or a step."""
+
+    @property
+    def name(self) -> str:
+        """What to call it in errors."""
+
+    @property
+    def modules(self) -> Sequence[ModuleInfo]:
+        """One for each target."""
 
 
 @dataclass(frozen=True)
@@ -187,11 +196,10 @@ class LeafInfo:
 
 
 @dataclass(frozen=True)
-class Manifest:
+class Manifest(AnyManifest):
     """What a bundle holds.
 
     Attributes:
-        format: version of this layout.
         rule: name of the rule.
         convention: whose arithmetic it follows.
         variant: rule and structure in one word.
@@ -207,15 +215,15 @@ class Manifest:
         kernels: one for each combination of dtypes.
         layout: the leaves that it was compiled for, where given.
         fixed_layout: whether it updates only trees of exactly that layout.
-        versions: of optgen, compiler and JAX that made it.
-        min_runtime: the oldest iree-base-runtime that can run it.
-        files: SHA-256 of every other file, by path.
         init: what state tensors hold at first where not zero: a number, the name of a hyperparameter, or ``param``.
         scalars: the scalar state, from each name to its number at first.
         common: the hyperparameters that scalar state depends on, which must be the same for all leaves.
         groups: hyperparameters by patterns of leaves' paths; see :mod:`optgen.runtime.groups`.
         micro: for rules that accumulate grads, the steps that do not update.
     """
+
+    kind = "rule"
+    newest = FORMAT
 
     rule: str
     convention: str
@@ -232,10 +240,7 @@ class Manifest:
     kernels: tuple[KernelInfo, ...]
     layout: tuple[LeafInfo, ...] | None = None
     fixed_layout: bool = False
-    versions: Mapping[str, str] = field(default_factory=dict)
-    min_runtime: str = "3.12"
-    files: Mapping[str, str] = field(default_factory=dict)
-    format: int = FORMAT
+    format: int = field(default=FORMAT, kw_only=True)
     init: Mapping[str, float | str] = field(default_factory=dict)
     scalars: Mapping[str, float] = field(default_factory=dict)
     common: tuple[str, ...] = ()
@@ -247,81 +252,47 @@ class Manifest:
         """Those of updates, and those of steps that do not update."""
         return (*self.kernels, *(self.micro.kernels if self.micro else ()))
 
-    def to_json(self) -> str:
-        """The text of ``manifest.json``; the same manifest always gives the same bytes."""
-        data = asdict(self)
-        return json.dumps({"format": data.pop("format"), "kind": "rule", **data}, indent=1, sort_keys=False) + "\n"
+    @property
+    def label(self) -> str:
+        """Its variant."""
+        return self.variant
+
+    @property
+    def compiled(self) -> Sequence[Compiled]:
+        """Its kernels."""
+        return self.all_kernels
+
+    @property
+    def named(self) -> set[str]:
+        """As :attr:`AnyManifest.named`."""
+        return super().named | {f for kernel in self.all_kernels for f in (kernel.stablehlo, kernel.probes)}
 
     @classmethod
-    def from_json(cls, text: str | bytes) -> Manifest:
-        """Reads ``manifest.json``.
-
-        Raises:
-            BundleVersionError: if its format is newer than this optgen.
-            BundleError: if it is not a manifest.
-        """
-        data = parse(text, "rule", FORMAT)
-        try:
-            return cls(
-                format=data["format"],
-                rule=data["rule"],
-                convention=data["convention"],
-                variant=data["variant"],
-                source=data["source"],
-                doc=data["doc"],
-                param=data["param"],
-                inputs=tuple(data["inputs"]),
-                state=tuple(data["state"]),
-                hypers=tuple(Hyper.from_json(h) for h in data["hypers"]),
-                per_element=tuple(data["per_element"]),
-                baked=dict(data["baked"]),
-                structure=dict(data["structure"]),
-                kernels=tuple(kernel_from_json(k) for k in data["kernels"]),
-                layout=None if data["layout"] is None else leaves_from_json(data["layout"]),
-                fixed_layout=data["fixed_layout"],
-                versions=dict(data["versions"]),
-                min_runtime=data["min_runtime"],
-                files=dict(data["files"]),
-                init=dict(data.get("init", {})),
-                scalars=dict(data.get("scalars", {})),
-                # Where it is not said, scalar state may depend on all of them.
-                common=tuple(data.get("common", [h["name"] for h in data["hypers"]] if data.get("scalars") else ())),
-                groups={pattern: dict(numbers) for pattern, numbers in data.get("groups", {}).items()},
-                micro=micro_from_json(data.get("micro")),
-            )
-        except (KeyError, TypeError, AttributeError) as error:
-            raise BundleError(f"manifest.json lacks {error}") from error
-
-
-def parse(text: str | bytes, kind: str, newest: int) -> dict[str, Any]:
-    """The JSON of a manifest that must describe a ``kind``, in a format that is not newer than ``newest``.
-
-    Raises:
-        BundleVersionError: if it is newer.
-        BundleError: if it is no manifest, or one of something else.
-    """
-    try:
-        data: dict[str, Any] = json.loads(text)
-        number = data["format"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise BundleError(f"manifest.json is damaged: {error}") from error
-    found = data.get("kind", "rule")
-    if found != kind:
-        raise BundleError(f"the bundle holds {_KINDS.get(found, repr(found))}, not {_KINDS[kind]}")
-    if not isinstance(number, int) or number > newest:
-        raise BundleVersionError(
-            f"the bundle has format {number}, newer than this optgen reads (up to {newest}): update optgen"
+    def _read(cls, data: Mapping[str, Any], **common: Any) -> Self:
+        return cls(
+            rule=data["rule"],
+            convention=data["convention"],
+            variant=data["variant"],
+            source=data["source"],
+            doc=data["doc"],
+            param=data["param"],
+            inputs=tuple(data["inputs"]),
+            state=tuple(data["state"]),
+            hypers=tuple(Hyper.from_json(h) for h in data["hypers"]),
+            per_element=tuple(data["per_element"]),
+            baked=dict(data["baked"]),
+            structure=dict(data["structure"]),
+            kernels=tuple(kernel_from_json(k) for k in data["kernels"]),
+            layout=None if data["layout"] is None else leaves_from_json(data["layout"]),
+            fixed_layout=data["fixed_layout"],
+            init=dict(data.get("init", {})),
+            scalars=dict(data.get("scalars", {})),
+            # Where it is not said, scalar state may depend on all of them.
+            common=tuple(data.get("common", [h["name"] for h in data["hypers"]] if data.get("scalars") else ())),
+            groups={pattern: dict(numbers) for pattern, numbers in data.get("groups", {}).items()},
+            micro=micro_from_json(data.get("micro")),
+            **common,
         )
-    return data
-
-
-def kind_of_bundle(text: str | bytes) -> str:
-    """What a manifest describes, ``rule`` where it does not say; nothing else of it is checked."""
-    try:
-        data = json.loads(text)
-    except ValueError as error:
-        raise BundleError(f"manifest.json is damaged: {error}") from error
-    return str(data.get("kind", "rule")) if isinstance(data, dict) else "rule"
 
 
 def modules_from_json(data: Iterable[Mapping[str, Any]]) -> tuple[ModuleInfo, ...]:

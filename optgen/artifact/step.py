@@ -8,23 +8,18 @@ History of the format:
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import os
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from functools import cached_property
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from optgen.artifact import storage
+from optgen.artifact.base import INITIAL, AnyBundle, AnyManifest
 from optgen.artifact.function import Structure
-from optgen.artifact.manifest import LeafInfo, ModuleInfo, leaves_from_json, parse
+from optgen.artifact.manifest import Compiled, LeafInfo, ModuleInfo, leaves_from_json
 from optgen.artifact.transform import InitialInfo
-from optgen.errors import BundleError
 from optgen.hyper import Hyper, Scalar
+
+if TYPE_CHECKING:
+    from typing import Self
 
 FORMAT = 1
 
@@ -96,11 +91,10 @@ class StepModule(ModuleInfo):
 
 
 @dataclass(frozen=True)
-class StepManifest:
+class StepManifest(AnyManifest):
     """What a step bundle holds.
 
     Attributes:
-        format: version of this layout.
         name: of the loss function.
         doc: first line of its docstring.
         optimizer: its name.
@@ -115,10 +109,10 @@ class StepManifest:
         evaluation: the structure of what ``evaluate`` gives.
         modules: one for each target.
         stablehlo: paths of the traced parts in the bundle, by name.
-        versions: of optgen, compiler and JAX that made it.
-        min_runtime: the oldest iree-base-runtime that can run it.
-        files: SHA-256 of every other file, by path.
     """
+
+    kind = "step"
+    newest = FORMAT
 
     name: str
     doc: str
@@ -134,55 +128,51 @@ class StepManifest:
     evaluation: Structure
     modules: tuple[StepModule, ...]
     stablehlo: Mapping[str, str]
-    versions: Mapping[str, str] = field(default_factory=dict)
-    min_runtime: str = "3.12"
-    files: Mapping[str, str] = field(default_factory=dict)
-    format: int = FORMAT
+    format: int = field(default=FORMAT, kw_only=True)
 
     def entry(self, name: str) -> EntryInfo | None:
         """The program of that name."""
         return next((entry for entry in self.entries if entry.name == name), None)
 
-    def to_json(self) -> str:
-        """The text of ``manifest.json``; the same manifest always gives the same bytes."""
-        data = asdict(self)
-        return json.dumps({"format": data.pop("format"), "kind": "step", **data}, indent=1, sort_keys=False) + "\n"
+    @property
+    def label(self) -> str:
+        """Its name."""
+        return self.name
+
+    @property
+    def compiled(self) -> Sequence[Compiled]:
+        """Itself."""
+        return (self,)
+
+    @property
+    def named(self) -> set[str]:
+        """As :attr:`AnyManifest.named`."""
+        found = super().named | set(self.stablehlo.values())
+        stored = any(a.initial is not None and a.initial.kind == "stored" for a in self.arguments)
+        return found | {INITIAL} if stored else found
 
     @classmethod
-    def from_json(cls, text: str | bytes) -> StepManifest:
-        """Reads ``manifest.json``.
-
-        Raises:
-            BundleVersionError: if its format is newer than this optgen.
-            BundleError: if it is not the manifest of a training step.
-        """
-        data = parse(text, "step", FORMAT)
-        try:
-            return cls(
-                format=data["format"],
-                name=data["name"],
-                doc=data["doc"],
-                optimizer=data["optimizer"],
-                arguments=tuple(_argument(a) for a in data["arguments"]),
-                entries=tuple(
-                    EntryInfo(e["name"], tuple(e["takes"]), tuple(e["gives"]), leaves_from_json(e["results"]))
-                    for e in data["entries"]
-                ),
-                hypers=tuple(Hyper.from_json(h) for h in data["hypers"]),
-                groups={pattern: dict(numbers) for pattern, numbers in data["groups"].items()},
-                every=data["every"],
-                count=data["count"],
-                scalars=dict(data["scalars"]),
-                metrics=data["metrics"],
-                evaluation=data["evaluation"],
-                modules=tuple(_module(m) for m in data["modules"]),
-                stablehlo=dict(data["stablehlo"]),
-                versions=dict(data["versions"]),
-                min_runtime=data["min_runtime"],
-                files=dict(data["files"]),
-            )
-        except (KeyError, TypeError, AttributeError) as error:
-            raise BundleError(f"manifest.json lacks {error}") from error
+    def _read(cls, data: Mapping[str, Any], **common: Any) -> Self:
+        return cls(
+            name=data["name"],
+            doc=data["doc"],
+            optimizer=data["optimizer"],
+            arguments=tuple(_argument(a) for a in data["arguments"]),
+            entries=tuple(
+                EntryInfo(e["name"], tuple(e["takes"]), tuple(e["gives"]), leaves_from_json(e["results"]))
+                for e in data["entries"]
+            ),
+            hypers=tuple(Hyper.from_json(h) for h in data["hypers"]),
+            groups={pattern: dict(numbers) for pattern, numbers in data["groups"].items()},
+            every=data["every"],
+            count=data["count"],
+            scalars=dict(data["scalars"]),
+            metrics=data["metrics"],
+            evaluation=data["evaluation"],
+            modules=tuple(_module(m) for m in data["modules"]),
+            stablehlo=dict(data["stablehlo"]),
+            **common,
+        )
 
 
 def hyper_name(scalar: Scalar) -> str:
@@ -212,67 +202,7 @@ def _module(data: Mapping[str, Any]) -> StepModule:
 
 
 @dataclass(frozen=True)
-class StepBundle:
-    """A compiled step in memory: what :func:`write_step` saves and :func:`read_step` loads."""
+class StepBundle(AnyBundle[StepManifest]):
+    """A compiled step in memory."""
 
-    manifest: StepManifest
-    files: Mapping[str, bytes]
-
-    @classmethod
-    def of(cls, manifest: StepManifest, files: Mapping[str, bytes]) -> StepBundle:
-        """A new bundle; the manifest gets the hashes of ``files``."""
-        hashes = {name: storage.digest(data) for name, data in sorted(files.items())}
-        return cls(dataclasses.replace(manifest, files=hashes), dict(files))
-
-    def module(self, info: ModuleInfo) -> bytes:
-        """The bytes of a compiled module."""
-        return self.files[info.file]
-
-    @cached_property
-    def stored(self) -> dict[str, np.ndarray]:
-        """The initial values that are no single number, by the number of the state's leaf; bf16 as uint16."""
-        import io
-
-        if "initial.npz" not in self.files:
-            return {}
-        with np.load(io.BytesIO(self.files["initial.npz"]), allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-
-    @cached_property
-    def size(self) -> int:
-        """Bytes of all files but the manifest."""
-        return sum(len(data) for data in self.files.values())
-
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """As :func:`write_step`."""
-        return write_step(self, path)
-
-
-def write_step(bundle: StepBundle, path: str | os.PathLike[str]) -> Path:
-    """Saves ``bundle``, atomically: as one file if ``path`` ends in ``.optgen``, else as a directory."""
-    return storage.write_files(path, {storage.MANIFEST: bundle.manifest.to_json().encode(), **bundle.files})
-
-
-def step_of(path: str | os.PathLike[str], files: Mapping[str, bytes]) -> StepBundle:
-    """The step bundle that the ``files`` of ``path`` are, verified.
-
-    Raises:
-        BundleVersionError: if it is newer than this optgen.
-        BundleError: if it is something else, a file is missing, or one is not what the manifest's hash says.
-    """
-    rest = dict(files)
-    manifest = StepManifest.from_json(rest.pop(storage.MANIFEST))
-    named = [*manifest.stablehlo.values(), *(m.file for m in manifest.modules)]
-    if any(a.initial is not None and a.initial.kind == "stored" for a in manifest.arguments):
-        named.append("initial.npz")
-    return StepBundle(manifest, storage.verify(path, rest, manifest.files, named))
-
-
-def read_step(path: str | os.PathLike[str]) -> StepBundle:
-    """Loads and verifies a step bundle.
-
-    Raises:
-        BundleNotFoundError: if there is none.
-        BundleVersionError, BundleError: as :func:`step_of`.
-    """
-    return step_of(path, storage.read_files(path))
+    manifest_type = StepManifest

@@ -8,20 +8,15 @@ History of the format:
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import os
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from functools import cached_property
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+from optgen.artifact.base import INITIAL, AnyBundle, AnyManifest
+from optgen.artifact.manifest import Compiled, KernelInfo, LeafInfo, ModuleInfo, kernel_from_json, modules_from_json
 
-from optgen.artifact import storage
-from optgen.artifact.manifest import KernelInfo, LeafInfo, ModuleInfo, kernel_from_json, modules_from_json, parse
-from optgen.errors import BundleError
+if TYPE_CHECKING:
+    from typing import Self
 
 FORMAT = 1
 
@@ -101,11 +96,10 @@ class CallInfo:
 
 
 @dataclass(frozen=True)
-class TransformManifest:
+class TransformManifest(AnyManifest):
     """What a transform bundle holds.
 
     Attributes:
-        format: version of this layout.
         name: of the transformation.
         arguments: the leaves that the update takes: params, grads, state, extra arguments.
         writes: those of them that it replaces.
@@ -118,10 +112,10 @@ class TransformManifest:
         kernels: the in-place kernels.
         calls: their calls.
         update: path of the update as it was traced.
-        versions: of optgen, compiler and JAX that made it.
-        min_runtime: the oldest iree-base-runtime that can run it.
-        files: SHA-256 of every other file, by path.
     """
+
+    kind = "transform"
+    newest = FORMAT
 
     name: str
     arguments: tuple[TensorInfo, ...]
@@ -135,10 +129,7 @@ class TransformManifest:
     kernels: tuple[KernelInfo, ...]
     calls: tuple[CallInfo, ...]
     update: str
-    versions: Mapping[str, str] = field(default_factory=dict)
-    min_runtime: str = "3.12"
-    files: Mapping[str, str] = field(default_factory=dict)
-    format: int = FORMAT
+    format: int = field(default=FORMAT, kw_only=True)
 
     @property
     def in_place(self) -> tuple[int, ...]:
@@ -159,47 +150,50 @@ class TransformManifest:
             found[f"{argument.tree}/{argument.path}".rstrip("/")] = reason
         return found
 
-    def to_json(self) -> str:
-        """The text of ``manifest.json``; the same manifest always gives the same bytes."""
-        data = asdict(self)
-        return json.dumps({"format": data.pop("format"), "kind": "transform", **data}, indent=1, sort_keys=False) + "\n"
+    @property
+    def functions(self) -> tuple[FunctionInfo, ...]:
+        """Those of ``init`` and ``head`` that there are."""
+        return tuple(function for function in (self.init, self.head) if function is not None)
+
+    @property
+    def label(self) -> str:
+        """Its name."""
+        return self.name
+
+    @property
+    def compiled(self) -> Sequence[Compiled]:
+        """What depends on the params, the head and the kernels."""
+        return (*self.functions, *self.kernels)
+
+    @property
+    def named(self) -> set[str]:
+        """As :attr:`AnyManifest.named`."""
+        found = super().named | {self.update, *(function.stablehlo for function in self.functions)}
+        return found | {INITIAL} if any(i.kind == "stored" for i in self.initial) else found
 
     @classmethod
-    def from_json(cls, text: str | bytes) -> TransformManifest:
-        """Reads ``manifest.json``.
-
-        Raises:
-            BundleVersionError: if its format is newer than this optgen.
-            BundleError: if it is not the manifest of a transformation.
-        """
-        data = parse(text, "transform", FORMAT)
-        try:
-            return cls(
-                format=data["format"],
-                name=data["name"],
-                arguments=tuple(
-                    TensorInfo(a["tree"], a["path"], tuple(a["shape"]), a["dtype"], tuple(a["keys"]))
-                    for a in data["arguments"]
-                ),
-                writes=tuple(data["writes"]),
-                initial=tuple(InitialInfo(i["kind"], i["number"], i["path"]) for i in data["initial"]),
-                init=_function(data["init"]),
-                head=_function(data["head"]),
-                head_scalars=data["head_scalars"],
-                head_writes=tuple(data["head_writes"]),
-                reasons={int(key): reason for key, reason in data["reasons"].items()},
-                kernels=tuple(kernel_from_json(k) for k in data["kernels"]),
-                calls=tuple(
-                    CallInfo(c["kernel"], tuple(c["scalars"]), tuple(tuple(leaf) for leaf in c["leaves"]))
-                    for c in data["calls"]
-                ),
-                update=data["update"],
-                versions=dict(data["versions"]),
-                min_runtime=data["min_runtime"],
-                files=dict(data["files"]),
-            )
-        except (KeyError, TypeError, AttributeError) as error:
-            raise BundleError(f"manifest.json lacks {error}") from error
+    def _read(cls, data: Mapping[str, Any], **common: Any) -> Self:
+        return cls(
+            name=data["name"],
+            arguments=tuple(
+                TensorInfo(a["tree"], a["path"], tuple(a["shape"]), a["dtype"], tuple(a["keys"]))
+                for a in data["arguments"]
+            ),
+            writes=tuple(data["writes"]),
+            initial=tuple(InitialInfo(i["kind"], i["number"], i["path"]) for i in data["initial"]),
+            init=_function(data["init"]),
+            head=_function(data["head"]),
+            head_scalars=data["head_scalars"],
+            head_writes=tuple(data["head_writes"]),
+            reasons={int(key): reason for key, reason in data["reasons"].items()},
+            kernels=tuple(kernel_from_json(k) for k in data["kernels"]),
+            calls=tuple(
+                CallInfo(c["kernel"], tuple(c["scalars"]), tuple(tuple(leaf) for leaf in c["leaves"]))
+                for c in data["calls"]
+            ),
+            update=data["update"],
+            **common,
+        )
 
 
 def _function(data: Any) -> FunctionInfo | None:
@@ -215,71 +209,12 @@ def _function(data: Any) -> FunctionInfo | None:
 
 
 @dataclass(frozen=True)
-class TransformBundle:
-    """A compiled transformation in memory: what :func:`write_transform` saves and :func:`read_transform` loads."""
+class TransformBundle(AnyBundle[TransformManifest]):
+    """A compiled transformation in memory."""
 
-    manifest: TransformManifest
-    files: Mapping[str, bytes]
-
-    @classmethod
-    def of(cls, manifest: TransformManifest, files: Mapping[str, bytes]) -> TransformBundle:
-        """A new bundle; the manifest gets the hashes of ``files``."""
-        hashes = {name: storage.digest(data) for name, data in sorted(files.items())}
-        return cls(dataclasses.replace(manifest, files=hashes), dict(files))
-
-    def module(self, info: ModuleInfo) -> bytes:
-        """The bytes of a compiled module."""
-        return self.files[info.file]
+    manifest_type = TransformManifest
 
     @property
     def stablehlo(self) -> str:
         """The update of the whole tree, as it was traced."""
         return self.files[self.manifest.update].decode()
-
-    @cached_property
-    def stored(self) -> dict[str, np.ndarray]:
-        """The initial values that are no single number, by the number of the state's leaf; bf16 as uint16."""
-        import io
-
-        if "initial.npz" not in self.files:
-            return {}
-        with np.load(io.BytesIO(self.files["initial.npz"]), allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-
-    @cached_property
-    def size(self) -> int:
-        """Bytes of all files but the manifest."""
-        return sum(len(data) for data in self.files.values())
-
-
-def write_transform(bundle: TransformBundle, path: str | os.PathLike[str]) -> Path:
-    """Saves ``bundle``, atomically: as one file if ``path`` ends in ``.optgen``, else as a directory."""
-    return storage.write_files(path, {storage.MANIFEST: bundle.manifest.to_json().encode(), **bundle.files})
-
-
-def transform_of(path: str | os.PathLike[str], files: dict[str, bytes]) -> TransformBundle:
-    """The transform bundle that the ``files`` of ``path`` are, verified.
-
-    Raises:
-        BundleVersionError: if it is newer than this optgen.
-        BundleError: if it is something else, a file is missing, or one is not what the manifest's hash says.
-    """
-    rest = dict(files)
-    manifest = TransformManifest.from_json(rest.pop(storage.MANIFEST))
-    functions = [f for f in (manifest.init, manifest.head) if f is not None]
-    named = [manifest.update, *(f.stablehlo for f in functions)]
-    named += [m.file for function in functions for m in function.modules]
-    named += [m.file for kernel in manifest.kernels for m in kernel.modules]
-    if any(i.kind == "stored" for i in manifest.initial):
-        named.append("initial.npz")
-    return TransformBundle(manifest, storage.verify(path, rest, manifest.files, named))
-
-
-def read_transform(path: str | os.PathLike[str]) -> TransformBundle:
-    """Loads and verifies a transform bundle.
-
-    Raises:
-        BundleNotFoundError: if there is none.
-        BundleVersionError, BundleError: as :func:`transform_of`.
-    """
-    return transform_of(path, storage.read_files(path))

@@ -16,6 +16,7 @@ from optgen.errors import RuleError, UnknownRuleError
 
 if TYPE_CHECKING:
     from optgen.artifact import Bundle
+    from optgen.artifact.kinds import SomeBundle
     from optgen.dsl import Rule
     from optgen.dsl.variant import Variant
 
@@ -156,3 +157,10 @@ def open_bundle(text: str) -> Bundle:
     from optgen.runtime import loading
 
     return loading.open_bundle(text)
+
+
+def open_any(text: str) -> SomeBundle:
+    """See :func:`optgen.runtime.loading.open_any`."""
+    from optgen.runtime import loading
+
+    return loading.open_any(text)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from optgen.artifact.function import FunctionBundle, FunctionManifest, read_function, restore, write_function
+from optgen.artifact.function import FunctionBundle, FunctionManifest, restore
 from optgen.dtypes import element_name, numpy_dtype, storage_dtype
 from optgen.errors import LeafError, TreeError
 from optgen.runtime import memory
@@ -52,7 +52,7 @@ class CompiledFunction:
 
     def save(self, path: str | os.PathLike[str]) -> Any:
         """Writes the bundle: one file if ``path`` ends in ``.optgen``, else a directory. Whole or not at all."""
-        return write_function(self.bundle, path)
+        return self.bundle.save(path)
 
     def __call__(self, *trees: Any) -> Any:
         """Calls the function.
@@ -140,4 +140,4 @@ def load_function(path: str | os.PathLike[str], device: str | None = None) -> Co
         BundleNotFoundError, BundleError, BundleVersionError: if there is none, or it is damaged or too new.
         DeviceError: if the device is not there, or the bundle has no module for it.
     """
-    return CompiledFunction(read_function(path), device)
+    return CompiledFunction(FunctionBundle.read(path), device)

@@ -10,10 +10,11 @@ from typing import Any
 
 from optgen import resources
 from optgen.artifact import Bundle, read_bundle
-from optgen.artifact.manifest import kind_of_bundle
-from optgen.artifact.step import step_of
+from optgen.artifact.base import kind_of_bundle
+from optgen.artifact.kinds import SomeBundle, read_any
+from optgen.artifact.step import StepBundle
 from optgen.artifact.storage import MANIFEST, read_files
-from optgen.artifact.transform import transform_of
+from optgen.artifact.transform import TransformBundle
 from optgen.errors import BundleNotFoundError, HyperparameterError
 from optgen.runtime.optimizer import Optimizer
 from optgen.runtime.step import TrainStep
@@ -50,14 +51,14 @@ def load(
     if kind == "step":
         if wrong := [name for name, value in others.items() if value is not None]:
             raise HyperparameterError(f"'{wrong[0]}' must not be given with a training step: it is compiled in")
-        return TrainStep(step_of(path, files), device, defaults)
+        return TrainStep(StepBundle.from_files(path, files), device, defaults)
     if kind == "transform":
         if given := [*defaults, *(name for name, value in others.items() if value is not None)]:
             raise HyperparameterError(
                 f"'{given[0]}' must not be given with an optax transformation: it is compiled in, or in the state"
             )
-        return TreeOptimizer(transform_of(path, files), device)
-    return Optimizer(read_bundle(path), device, defaults, compute_dtype=compute_dtype, groups=groups)
+        return TreeOptimizer(TransformBundle.from_files(path, files), device)
+    return Optimizer(Bundle.from_files(path, files), device, defaults, compute_dtype=compute_dtype, groups=groups)
 
 
 @lru_cache(maxsize=64)
@@ -74,21 +75,34 @@ def prebuilt_bundle(name: str) -> Bundle:
 
 
 def open_bundle(text: str) -> Bundle:
-    """The bundle at that path; where there is nothing, the prebuilt one of that name.
+    """The bundle of a rule at that path; where there is nothing, the prebuilt one of that name.
 
     Raises:
         BundleNotFoundError: if there is neither; the message lists the prebuilt ones.
-        BundleError: if it is damaged.
+        BundleError: if it is damaged, or holds something else.
     """
-    if not Path(text).exists():
-        if text in prebuilt_names():
-            return prebuilt_bundle(text)
-        if not text.endswith(".optgen"):
-            known = ", ".join(prebuilt_names()) or "none"
-            raise BundleNotFoundError(
-                f"there is no bundle at {text}, and no prebuilt one of that name; there are {known}"
-            )
-    return read_bundle(text)
+    return prebuilt_bundle(text) if _is_prebuilt(text) else read_bundle(text)
+
+
+def open_any(text: str) -> SomeBundle:
+    """As :func:`open_bundle`, whatever the bundle holds."""
+    return prebuilt_bundle(text) if _is_prebuilt(text) else read_any(text)
+
+
+def _is_prebuilt(text: str) -> bool:
+    """Whether ``text`` is the name of a prebuilt bundle, and not the path of one.
+
+    Raises:
+        BundleNotFoundError: if it can be neither.
+    """
+    if Path(text).exists():
+        return False
+    if text in prebuilt_names():
+        return True
+    if text.endswith(".optgen"):
+        return False
+    known = ", ".join(prebuilt_names()) or "none"
+    raise BundleNotFoundError(f"there is no bundle at {text}, and no prebuilt one of that name; there are {known}")
 
 
 def prebuilt_names() -> list[str]:

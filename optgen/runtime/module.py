@@ -63,6 +63,14 @@ class LoadedModule:
         self._elsewhere: dict[str, LoadedModule] = {}
         self._function(entry)
 
+    def require(self, entry: str) -> None:
+        """Finds an entry point.
+
+        Raises:
+            BundleError: if there is none of that name.
+        """
+        self._function(entry)
+
     def _function(self, entry: str) -> Any:
         function = self._functions.get(entry)
         if function is None:

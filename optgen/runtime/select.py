@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
-
 from optgen import host
 from optgen.artifact import ModuleInfo
+from optgen.artifact.manifest import Compiled
 from optgen.errors import DeviceError, MissingFeaturesError
 from optgen.runtime.device import Device
 
@@ -17,18 +15,6 @@ _VENDORS = {
     "turing": ("nvidia", "geforce", "quadro", "tesla"), "ampere": ("nvidia", "geforce", "rtx"),
     "ada": ("nvidia", "geforce", "rtx"),
 }  # fmt: skip
-
-
-class Compiled(Protocol):
-    """What has a module for each target: a kernel, or a function."""
-
-    @property
-    def name(self) -> str:
-        """What to call it in errors."""
-
-    @property
-    def modules(self) -> Sequence[ModuleInfo]:
-        """One for each target."""
 
 
 def unfit(module: ModuleInfo, device: Device) -> str:

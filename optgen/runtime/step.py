@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from optgen.artifact.function import restore
-from optgen.artifact.step import COMPUTE, EntryInfo, StepBundle, StepManifest, StepModule, write_step
+from optgen.artifact.step import COMPUTE, EntryInfo, StepBundle, StepManifest, StepModule
 from optgen.dtypes import numpy_dtype, storage_dtype
 from optgen.errors import HyperparameterError, TreeError
 from optgen.hyper import Hyper, part
@@ -74,7 +74,7 @@ class TrainStep:
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Writes the bundle: one file if ``path`` ends in ``.optgen``, else a directory. Whole or not at all."""
-        return write_step(self.bundle, path)
+        return self.bundle.save(path)
 
     def init(self, params: Any, **hypers: Any) -> Any:
         """The state before the first step: ``{"step": 0, "m": tree like the trained params, ...}``.

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from optgen.artifact.manifest import LeafInfo
-from optgen.artifact.transform import FunctionInfo, TensorInfo, TransformBundle, TransformManifest, write_transform
+from optgen.artifact.manifest import Compiled, LeafInfo
+from optgen.artifact.transform import FunctionInfo, TensorInfo, TransformBundle, TransformManifest
 from optgen.dtypes import INTEGERS, element_name, from_float64, numpy_dtype, storage_dtype, to_float64
 from optgen.errors import DeviceError, LeafError, TreeError
 from optgen.runtime import memory
@@ -19,7 +19,7 @@ from optgen.runtime.execute import Call, prepare
 from optgen.runtime.memory import Leaf
 from optgen.runtime.module import LoadedModule, check_runtime
 from optgen.runtime.recall import Recalled
-from optgen.runtime.select import Compiled, choose
+from optgen.runtime.select import choose
 from optgen.runtime.tree import leaves_of, map_tree, nest, show
 
 
@@ -72,7 +72,7 @@ class TreeOptimizer:
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Writes the bundle: one file if ``path`` ends in ``.optgen``, else a directory. Whole or not at all."""
-        return write_transform(self.bundle, path)
+        return self.bundle.save(path)
 
     def init(self, params: Any) -> Any:
         """The state before the first step, as the transformation's own ``init`` gives it.

@@ -49,7 +49,7 @@ def compile_function(
         use_cache: whether compiled modules may come from the cache.
 
     Returns:
-        A bundle: :func:`optgen.artifact.function.write_function` saves it, :class:`optgen.train.CompiledFunction`
+        A bundle: ``bundle.save(path)`` writes it, :class:`optgen.train.CompiledFunction`
         runs it.
 
     Raises:

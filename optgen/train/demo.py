@@ -17,7 +17,6 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from optgen.artifact.function import write_function
 from optgen.train import recipe
 
 
@@ -51,14 +50,12 @@ def compile_all(folder: Path, console: Console) -> None:
     x, y = np.zeros((recipe.BATCH, recipe.LAYERS[0]), np.float32), np.zeros(recipe.BATCH, np.int32)
     test = np.zeros((recipe.TEST, recipe.LAYERS[0]), np.float32)
     jobs: list[tuple[str, Any]] = [
-        ("loss_and_grad", lambda told: write_function(
-            compile_function(mlp.loss_and_grad, params, x, y, targets=recipe.TARGETS, progress=told),
-            folder / "loss_and_grad.optgen",
-        )),
-        ("predict", lambda told: write_function(
-            compile_function(mlp.predict, params, test, targets=recipe.TARGETS, progress=told),
-            folder / "predict.optgen",
-        )),
+        ("loss_and_grad", lambda told: compile_function(
+            mlp.loss_and_grad, params, x, y, targets=recipe.TARGETS, progress=told
+        ).save(folder / "loss_and_grad.optgen")),
+        ("predict", lambda told: compile_function(
+            mlp.predict, params, test, targets=recipe.TARGETS, progress=told
+        ).save(folder / "predict.optgen")),
     ]  # fmt: skip
     for each in recipe.RECIPES:
 

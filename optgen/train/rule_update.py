@@ -16,6 +16,7 @@ from optgen.dsl.variant import KernelSpec, Variant
 from optgen.errors import HyperparameterError
 from optgen.hyper import Hyper, Scalar, part
 from optgen.runtime.groups import Group, Groups
+from optgen.train.depends import check_new_param, needed_by
 from optgen.train.lockstep import LeafTrace, run_together
 from optgen.train.parts import Part, jax_dtype, struct, trace_part
 from optgen.train.update import COUNT, StateLeaf, Update
@@ -92,8 +93,10 @@ def rule_update(
 
     Raises:
         HyperparameterError: where state of 8 bits or random rounding is asked for.
+        RuleError: if the rule gives the change of a param in its place.
     """
     made = RuleUpdate(rule.name, (), variant=variant, params=tuple(params), **settings)
+    check_new_param(rule, made.spec(params[0], None), params[0])
     state = []
     for slot in variant.slots:
         for leaf in params:
@@ -221,20 +224,10 @@ def _groups(
 
     common: dict[str, str] = {}
     if update.groups and variant.rule.scalars:
-        jax = import_jax()
         spec = specs[0]
-        structs = [struct(LeafInfo("", o.shape_for(leaves[0].shape), o.dtype)) for o in spec.operands]
-        structs += [struct(LeafInfo("", (), spec.dtypes.compute))] * len(spec.scalars)
-        with jax.enable_x64(True) if spec.dtypes.compute == "f64" else nullcontext():
-            jaxpr = jax.make_jaxpr(traceable(spec))(*structs).jaxpr
-        needed = set(jaxpr.outvars[len(jaxpr.outvars) - len(spec.returned) :])
-        for equation in reversed(jaxpr.eqns):
-            if needed & set(equation.outvars):
-                needed |= {v for v in equation.invars if not hasattr(v, "val")}
+        needed = needed_by(spec, leaves[0], slice(-len(spec.returned), None))[len(spec.operands) :]
         why = f"it must be one number for all leaves, since scalar state of '{variant.rule.name}' depends on it"
-        for scalar, var in zip(spec.scalars, jaxpr.invars[len(spec.operands) :], strict=True):
-            if var in needed:
-                common[scalar.hyper] = why
+        common = {scalar.hyper: why for scalar, used in zip(spec.scalars, needed, strict=True) if used}
     if update.every:
         common[update.every] = "it must be one number for all leaves, which are updated together"
     return Groups(update.groups, hyper, common)

@@ -310,11 +310,14 @@ def test_documents_have_all_targets() -> None:
 
 
 def test_the_documents_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The training step that docs/targets/c.md compiles, and the function that it says comes out."""
+    """The training steps that docs/targets/c.md compiles, and the function that it says comes out."""
     monkeypatch.chdir(tmp_path)
     text = (ROOT / "docs" / "targets" / "c.md").read_text()
-    [code] = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    exec(compile(code, "c.md", "exec"), {})
+    for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(compile(code, "c.md", "exec"), {})
+    members = (tmp_path / "regression" / "regression.h").read_text()
+    for name in ("params_w", "state_m_w", "state_step", "batch_x", "lr", "loss"):
+        assert f"*{name};" in members
     header = (tmp_path / "sgd_step" / "sgd_step.h").read_text()
     [said] = re.findall(r"`(int sgd_step\(.*?\))`", text)
     assert said in " ".join(header.split())

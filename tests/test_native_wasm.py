@@ -330,15 +330,24 @@ def test_readme_runs(node: Node, package: MakePackage, tmp_path: Path, rule: str
 
 def test_the_documents_program_runs(node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = (ROOT / "docs" / "targets" / "wasm.md").read_text()
-    [code] = re.findall(r"```python\n(.*?)```", text, re.S)
     monkeypatch.chdir(tmp_path)
-    exec(compile(code, "wasm.md", "exec"), {})
+    for code in re.findall(r"```python\n(.*?)```", text, re.S):
+        exec(compile(code, "wasm.md", "exec"), {})
     body = """
     module.arrays.x.fill(1);
     const { loss } = module.run({ y: new Float32Array(32).fill(2), lr: 0.125 });
     return [loss, ...module.arrays.w];
     """
     assert node.js(tmp_path / "regression", body)["value"] == [4] + 8 * [0.5]
+    body = """
+    const [batch_x, batch_y] = [new Float32Array(256).fill(1), new Float32Array(32).fill(2)];
+    const run = () => module.run({ batch_x, batch_y, lr: 0.1 });
+    return [run().loss, run().loss, module.arrays.params_w[0]];
+    """
+    first, second, weight = node.js(tmp_path / "regression-step", body)["value"]
+    assert first == 4
+    assert second == pytest.approx((2 - 0.8) ** 2, rel=1e-5)  # Adam's first step is lr, in all eight
+    assert weight == pytest.approx(0.2, abs=0.01)
 
 
 def test_types(package: MakePackage, tmp_path: Path) -> None:

@@ -321,3 +321,13 @@ def test_the_documents_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     header = (tmp_path / "sgd_step" / "sgd_step.h").read_text()
     [said] = re.findall(r"`(int sgd_step\(.*?\))`", text)
     assert said in " ".join(header.split())
+
+
+def test_generated_c_is_no_bundle(tmp_path: Path) -> None:
+    """Its folder may lie where a prebuilt bundle's name is looked for first."""
+    from optgen.errors import BundleError
+    from optgen.runtime.loading import open_any
+
+    compile_c("sgd", "cpu:x86-64").save(tmp_path / "sgd")
+    with pytest.raises(BundleError, match="not that of a bundle"):
+        open_any(str(tmp_path / "sgd"))

@@ -184,7 +184,11 @@ def _parse(text: str | bytes, kind: str, newest: int) -> dict[str, Any]:
     try:
         data: dict[str, Any] = json.loads(text)
         number = data["format"]
-    except (ValueError, KeyError, TypeError) as error:
+    except KeyError as error:
+        raise BundleError(
+            "manifest.json names no format, so it is not that of a bundle (generated C has one, too, and is not read)"
+        ) from error
+    except (ValueError, TypeError) as error:
         raise BundleError(f"manifest.json is damaged: {error}") from error
     found = data.get("kind", "rule")
     if found != kind:

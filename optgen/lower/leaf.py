@@ -8,7 +8,7 @@ from typing import Any
 from optgen.dsl.variant import KernelSpec
 from optgen.errors import LoweringError
 from optgen.lower.graph import Graph, Node, Value
-from optgen.lower.ops import OPS, REDUCTIONS, constant
+from optgen.lower.ops import OPS, REDUCTIONS, constant, widen
 from optgen.lower.plan import Pass, Plan
 from optgen.lower.style import module_name, operands_in_memory, render, write_nodes
 
@@ -64,7 +64,7 @@ class _Leaf:
         inner = self.namer(update, "%k")
         entry: list[str] = []
         for value in update.reductions:
-            entry += _widen(f"%r{value.index}", self.reduced[value][1], inner(value), value.dtype)
+            entry += widen(f"%r{value.index}", self.reduced[value][1], inner(value), value.dtype)
         # Behind reductions the coefficients pass a barrier, and are called otherwise from there on.
         outer: Callable[[Value], str] = (lambda v: f"%c{v.index}") if reductions else self.host
         return render(
@@ -112,7 +112,7 @@ class _Leaf:
         name = self.namer(work, "%c")
         lines: list[str] = []
         for value in work.reductions:
-            lines += _widen(f"%d{value.index}", self.reduced[value][1], name(value), value.dtype)
+            lines += widen(f"%d{value.index}", self.reduced[value][1], name(value), value.dtype)
         lines += write_nodes((*work.entry, *work.body), name, "%n", halves=self.halves)
         results, outputs = [], []
         for position, (node, value) in enumerate(zip(nodes, work.results, strict=True)):
@@ -130,10 +130,3 @@ class _Leaf:
             "lines": lines,
             "outputs": outputs,
         }
-
-
-def _widen(source: str, have: str, result: str, want: str) -> list[str]:
-    """A number of type ``have`` as the graph's value ``result`` of type ``want``."""
-    if have == want:
-        return [constant(f"{result}_z", -0.0, have), f"{result} = arith.addf {source}, {result}_z : {have}"]
-    return OPS["convert"].write(result, [source], have, want)

@@ -13,10 +13,10 @@ from typing import Any
 from optgen.dsl.variant import KernelSpec
 from optgen.lower import codes
 from optgen.lower.graph import Graph, Node, Value
-from optgen.lower.ops import OPS, REDUCTIONS, constant
+from optgen.lower.ops import OPS, REDUCTIONS, constant, widen
 from optgen.lower.pairs import OPAQUE_ZERO, write_pair_nodes
 from optgen.lower.plan import Pass, Plan
-from optgen.lower.rows import columns_of, widen_total
+from optgen.lower.rows import columns_of
 from optgen.lower.style import Style, module_name, operands_in_memory, render, write_nodes
 
 #: What is handed on to a kernel: its name outside and inside, and its type.
@@ -154,7 +154,7 @@ class _Leaves:
     def widen(self, total: str, result: str, dtype: str) -> list[str]:
         """A total as the graph's value ``result`` of type ``dtype``."""
         if not self.style.pairs:
-            return widen_total(total, result, dtype)
+            return widen(total, "f64", result, dtype)
         if dtype != "f64":
             return [f"{result} = arith.addf {total}_h, {total}_l : f32"]
         keep = constant(f"{result}_z", -0.0, "f32")

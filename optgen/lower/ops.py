@@ -233,3 +233,10 @@ REDUCTIONS: dict[str, Reduction] = {
     "reduce_maximum": Reduction(float("-inf"), "arith.maximumf", True, np.max),
     "reduce_minimum": Reduction(float("inf"), "arith.minimumf", True, np.min),
 }
+
+
+def widen(source: str, have: str, result: str, want: str) -> list[str]:
+    """MLIR that gives a number of type ``have`` the name ``result`` and the type ``want``."""
+    if have == want:
+        return [constant(f"{result}_z", -0.0, have), f"{result} = arith.addf {source}, {result}_z : {have}"]
+    return OPS["convert"].write(result, [source], have, want)

@@ -9,7 +9,7 @@ from typing import Any
 from optgen.dsl.variant import KernelSpec
 from optgen.lower import codes
 from optgen.lower.graph import Graph, Node, Value
-from optgen.lower.ops import OPS, REDUCTIONS, constant
+from optgen.lower.ops import OPS, REDUCTIONS, constant, widen
 from optgen.lower.plan import Pass, Plan, is_tree_reduction
 from optgen.lower.style import Style, module_name, operands_in_memory, render, write_nodes
 
@@ -118,7 +118,7 @@ class _Rows:
             for value, (where, column) in self.columns.items():
                 if where == index and value in work.reductions:
                     extracts.append((column, f"%r{value.index}"))
-                    lines += widen_total(f"%r{value.index}", self.name(work, value), value.dtype)
+                    lines += widen(f"%r{value.index}", "f64", self.name(work, value), value.dtype)
             totals.append(_Totals(index, width, tuple(extracts)))
         nodes = (*work.entry, *work.body)
         return {
@@ -173,10 +173,3 @@ def columns_of(plan: Plan) -> tuple[dict[Value, tuple[int, int]], list[tuple[int
             else:
                 columns[node.result] = (index, sum(s == index for s, _ in columns.values()))
     return columns, trees
-
-
-def widen_total(source: str, result: str, dtype: str) -> list[str]:
-    """A total, which is f64, as the graph's value of type ``dtype``."""
-    if dtype == "f64":
-        return [constant(f"{result}_z", -0.0, "f64"), f"{result} = arith.addf {source}, {result}_z : f64"]
-    return OPS["convert"].write(result, [source], "f64", dtype)

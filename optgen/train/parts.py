@@ -79,6 +79,11 @@ def struct(leaf: LeafInfo) -> Any:
     return import_jax().ShapeDtypeStruct(leaf.shape, jax_dtype(leaf.dtype))
 
 
+def tensor(leaf: LeafInfo) -> str:
+    """The MLIR type of a leaf."""
+    return f"tensor<{''.join(f'{extent}x' for extent in leaf.shape)}{leaf.dtype}>"
+
+
 def is_float(leaf: LeafInfo) -> bool:
     """Whether a leaf can be trained."""
     return leaf.dtype not in INTEGERS

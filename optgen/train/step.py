@@ -162,7 +162,8 @@ def _compile(
     for attempt in range(_ROUNDS + 1):
         if not in_place or attempt == _ROUNDS:
             apart = set(every)
-        text = plan.text(compute, parts, entries, apart, fence_pools=target.backend == "vulkan")
+        cpu, vulkan = target.backend == "cpu", target.backend == "vulkan"
+        text = plan.text(compute, parts, entries, apart, fence_pools=vulkan, fuse=cpu)
         made = compile_and_print(text, flags, use_cache=use_cache)
         hazards = find_hazards(made.printed, movable=target.backend != "cpu")
         by_name = {e.name: e for e in entries}

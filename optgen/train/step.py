@@ -11,6 +11,7 @@ import numpy as np
 
 from optgen._version import __version__
 from optgen.artifact.step import EntryInfo, StepBundle, StepManifest, StepModule
+from optgen.compiler.barriers import proven
 from optgen.compiler.build import Progress, count_copies
 from optgen.compiler.driver import compile_and_print, compiler_version
 from optgen.dtypes import storage_dtype
@@ -189,4 +190,4 @@ def _compile(
         apart=tuple(sorted(apart)),
         reason=reason if apart else "",
     )
-    return module, made.module
+    return module, proven(text, target, flags, made.module, use_cache=use_cache)

@@ -11,6 +11,7 @@ from optgen.artifact.manifest import LeafInfo
 from optgen.dsl.trace import import_jax
 from optgen.dtypes import INTEGERS, element_name, numpy_dtype
 from optgen.errors import LeafError
+from optgen.lower.repair import stablehlo_of
 from optgen.runtime.tree import show, walk
 
 #: Metrics that every step can compute by itself, over the params that are trained.
@@ -89,11 +90,6 @@ def is_float(leaf: LeafInfo) -> bool:
     return leaf.dtype not in INTEGERS
 
 
-#: What JAX lowers functions for: no device that it knows. For CPUs it writes random bits as loops, which take part in
-#: neither fusion nor in-place updates, and are control flow to callers without a runtime.
-PLATFORM = "iree"
-
-
 def wide_numbers(leaves: Sequence[LeafInfo]) -> Any:
     """A context in which JAX keeps 64-bit numbers, where one of the leaves has them; else one that changes nothing."""
     if any(leaf.dtype in ("f64", "i64", "ui64") for leaf in leaves):
@@ -113,6 +109,6 @@ def trace_part(
     """
     jax = import_jax()
     traced = jax.jit(function, keep_unused=True).trace(*(struct(leaf) for leaf in inputs))
-    text: str = traced.lower(lowering_platforms=(PLATFORM,)).as_text()
+    text = stablehlo_of(traced)
     outputs = [_leaf(name, info, "") for name, info in zip(names(), traced.out_info, strict=True)]
     return Part(text, tuple(inputs), tuple(outputs))

@@ -30,6 +30,8 @@ class Container(dict[str, Any], UpdateMethods):
         (1.0, 2.0)
     """
 
+    __optgen_tree__ = True
+
     def __init__(self, items: Any = (), /, **named: Any) -> None:
         super().__init__()
         self.update(items, **named)

@@ -146,6 +146,7 @@ class Optimizer:
         """
         leaves = {path: memory.as_leaf(value, path, "params") for path, value in leaves_of(params).items()}
         self._check_layout(leaves)
+        self.groups.check(leaves)
         kernels = {path: self._kernel_for(leaf, None, None) for path, leaf in leaves.items()}
         first = self._first_values(hypers, leaves)
         state: dict[str, Any] = {"step": 0, **self.manifest.scalars}
@@ -370,6 +371,7 @@ class Optimizer:
         skipped = {p for p in raw for n in manifest.inputs if p not in others.get(n, raw)}
         params = {p: memory.as_leaf(v, p, "params") for p, v in raw.items()}
         self._check_layout(params)
+        self.groups.check(params)
         works, spans = [], []
         names = {name: self._tree_name(name) for name in trees}
         as_leaf = memory.as_leaf
@@ -567,10 +569,8 @@ def _check_writable(leaf: Leaf, tree: str) -> None:
     flags = leaf.array.flags
     if not flags.writeable:
         raise LeafError(f"{tree} {show(leaf.path)} must be writable (it is read-only)")
-    if not flags.c_contiguous and _repeats(leaf.array):
-        raise LeafError(
-            f"{tree} {show(leaf.path)} must have memory of its own for each element (it is a broadcast view)"
-        )
+    if not flags.c_contiguous:
+        memory.check_own_memory(leaf.array, f"{tree} {show(leaf.path)}")
 
 
 def _kernel_memory(leaf: Leaf, written: bool) -> np.ndarray:
@@ -579,10 +579,6 @@ def _kernel_memory(leaf: Leaf, written: bool) -> np.ndarray:
     if (written and leaf.kind == "jax") or not usable:
         return memory.aligned_copy(leaf.array, leaf.dtype)
     return leaf.array
-
-
-def _repeats(array: np.ndarray) -> bool:
-    return any(stride == 0 and extent > 1 for stride, extent in zip(array.strides, array.shape, strict=True))
 
 
 def _number(value: Any) -> Any:

@@ -58,7 +58,7 @@ class Recalled:
     def _probe(self, leaves: list[Any]) -> Any:
         """What changes when one of the objects gets other memory, or may not be written any more."""
         if self._plain:  # as below, in half the time
-            return [leaf.nbytes for leaf in leaves], [leaf.flags.writeable for leaf in leaves]
+            return [(leaf.shape, leaf.strides, leaf.dtype, leaf.flags.writeable) for leaf in leaves]
         return [_probe(leaf) for leaf in leaves]
 
     def matches(self, trees: Sequence[Any]) -> list[Any] | None:
@@ -94,12 +94,13 @@ def _outline(tree: Any, leaves: list[Any], keys: list[Any]) -> None:
 
 
 def _probe(leaf: Any) -> Any:
-    """What changes when the same object gets other memory, or may not be written any more."""
-    if type(leaf) is np.ndarray:
-        return leaf.nbytes, leaf.flags.writeable
+    """What changes when the same object gets other memory or a new layout, or may not be written any more."""
+    if isinstance(leaf, np.ndarray):
+        return leaf.shape, leaf.strides, leaf.dtype, leaf.flags.writeable
     if getattr(leaf, "__optgen_array__", False):
-        return id(leaf.data), leaf.data.flags.writeable
+        data = leaf.data
+        return id(data), data.shape, data.strides, data.dtype, data.flags.writeable
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(leaf, torch.Tensor):
-        return leaf.data_ptr(), leaf.nelement(), leaf.dtype
+        return leaf.data_ptr(), leaf.shape, leaf.stride(), leaf.dtype
     return None

@@ -233,8 +233,7 @@ def _leaf(value: Any, argument: StepArgument, tree: str, written: bool, hint: st
             raise LeafError(f"{what} must be an array that can be written (got JAX's): pass numpy.array(...) of it")
         if not array.flags.writeable:
             raise LeafError(f"{what} must be writable (it is read-only)")
-        if any(stride == 0 and extent > 1 for stride, extent in zip(array.strides, array.shape, strict=True)):
-            raise LeafError(f"{what} must have memory of its own for each element (it is a broadcast view)")
+        memory.check_own_memory(array, what)
     return Leaf(argument.path, array, dtype, kind, value)
 
 

@@ -230,4 +230,6 @@ def _groups(
         common = {scalar.hyper: why for scalar, used in zip(spec.scalars, needed, strict=True) if used}
     if update.every:
         common[update.every] = "it must be one number for all leaves, which are updated together"
-    return Groups(update.groups, hyper, common)
+    groups = Groups(update.groups, hyper, common)
+    groups.check([leaf.path.partition("/")[2] for leaf in update.params])
+    return groups

@@ -224,7 +224,9 @@ def overlaps_itself(array: np.ndarray) -> bool:
     """Whether elements of ``array`` share memory with one another, as those of broadcast views and windows do."""
     if array.flags.c_contiguous or array.size < 2:
         return False
-    steps = sorted((abs(stride), extent) for stride, extent in zip(array.strides, array.shape, strict=True) if extent > 1)
+    steps = sorted(
+        (abs(stride), extent) for stride, extent in zip(array.strides, array.shape, strict=True) if extent > 1
+    )
     reach = array.itemsize
     for stride, extent in steps:
         if stride < reach:

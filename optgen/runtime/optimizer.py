@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from optgen.errors import HyperparameterError, LeafError, TreeError
 from optgen.hyper import Hyper, part
 from optgen.runtime import memory
 from optgen.runtime.bound import BoundStep
+from optgen.runtime.counts import count_of, number_of
 from optgen.runtime.device import Device, get_device
 from optgen.runtime.execute import prepare, run_together, scalar_state
 from optgen.runtime.groups import Groups
@@ -113,6 +113,10 @@ class Optimizer:
         self.device_name = device
         choose(self._kernels[0], self.device)  # a device asked for by name: fail now, not at a step
 
+    def __getstate__(self) -> dict[str, Any]:
+        # What is loaded belongs to this process's devices: a copy loads for itself.
+        return {**self.__dict__, "_modules": {}, "_recalled": None, "trusted": set(self.trusted)}
+
     @property
     def manifest(self) -> Manifest:
         """What the bundle says about itself."""
@@ -195,15 +199,7 @@ class Optimizer:
         Raises:
             TreeError: if the state lacks it, or it is no finite number.
         """
-        try:
-            number = float(_number(state[name]))
-        except KeyError:
-            raise TreeError(f"'state' must have '{name}' (it has {', '.join(map(repr, state))})") from None
-        except (TypeError, ValueError):
-            number = math.nan
-        if not math.isfinite(number):
-            raise TreeError(f"state '{name}' must be a finite number (got {state[name]!r})")
-        return number
+        return number_of(state, name)
 
     def bind(self, params: Any, grads: Any, state: MutableMapping[str, Any]) -> BoundStep:
         """A prepared step on these very arrays: ``bound.step(lr=...)`` does nothing but call the module.
@@ -223,6 +219,7 @@ class Optimizer:
         manifest = self.manifest
         if not isinstance(state, Mapping) or "step" not in state:
             raise TreeError("'state' must be what init or the last step returned: a dict with 'step'")
+        count_of(state["step"])
         if missing := [n for n in (*manifest.state, *manifest.scalars) if n not in state]:
             raise TreeError(f"'state' must have '{missing[0]}' (it has {', '.join(map(repr, state))})")
         inputs = dict.fromkeys(manifest.inputs, grads)
@@ -273,7 +270,7 @@ class Optimizer:
             written = [name not in manifest.inputs for name in trees]
             self._recalled = Recalled(list(trees.values()), written, bound) if bound.release() else None
             return params, state
-        count = int(state["step"]) + 1
+        count = count_of(state["step"]) + 1
         numbers = {n: v for n, v in hypers.items() if n not in manifest.per_element}
         if manifest.micro is not None:
             micro = MicroStep(self, works)

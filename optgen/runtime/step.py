@@ -62,6 +62,10 @@ class TrainStep:
         self._numbers: tuple[Any, dict[int, Binding]] | None = None
         self._info: StepModule = choose(manifest, self._device(), "step")  # type: ignore[assignment]
 
+    def __getstate__(self) -> dict[str, Any]:
+        # What is loaded belongs to this process's devices: a copy loads for itself.
+        return {**self.__dict__, "_module": None, "_held": None, "_numbers": None}
+
     @property
     def manifest(self) -> StepManifest:
         """What the bundle says about itself."""

@@ -60,6 +60,10 @@ class TreeOptimizer:
         for compiled in self._compiled:
             choose(compiled, self.device(), "module")  # fail now, not at the first step
 
+    def __getstate__(self) -> dict[str, Any]:
+        # What is loaded belongs to this process's devices: a copy loads for itself.
+        return {**self.__dict__, "_modules": {}, "_recalled": None}
+
     @property
     def manifest(self) -> TransformManifest:
         """What the bundle says about itself."""
@@ -300,6 +304,12 @@ class BoundTree:
             info, module = optimizer.module(kernel, device, "apply")
             operands = [[self.arrays[i] for i in leaf] for leaf in call.leaves]
             self._calls.append((prepare(device, info, module, kernel, operands), call.scalars))
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise DeviceError(
+            "a bound step cannot be copied or pickled, since it works in the memory of this process: copy the "
+            "optimizer, params and state, and bind again"
+        )
 
     @property
     def usable(self) -> bool:

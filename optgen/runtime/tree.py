@@ -43,7 +43,9 @@ def leaves_of(tree: Any) -> dict[str, Any]:
 def map_tree(function: Callable[[str, Any], Any], tree: Any, path: str = "") -> Any:
     """A tree like ``tree`` with ``function(path, leaf)`` in place of each leaf."""
     if isinstance(tree, Mapping):
-        return mapping_like(tree, {k: map_tree(function, v, f"{path}/{k}" if path else str(k)) for k, v in tree.items()})
+        return mapping_like(
+            tree, {k: map_tree(function, v, f"{path}/{k}" if path else str(k)) for k, v in tree.items()}
+        )
     if isinstance(tree, list | tuple):
         return sequence_like(
             tree, [map_tree(function, v, f"{path}/{i}" if path else str(i)) for i, v in enumerate(tree)]

@@ -77,6 +77,9 @@ class Container(dict[str, Any], UpdateMethods):
     def __dir__(self) -> list[str]:
         return sorted({*super().__dir__(), *(k for k in self if isinstance(k, str))})
 
+    def __array__(self, *_: Any, **__: Any) -> Any:
+        raise TypeError("a Container is a tree, not an array: save it by optgen.save_state")
+
     def map(self, function: Callable[[Any], Any]) -> Container:
         """A Container of the same structure with ``function(leaf)`` in place of each leaf.
 

@@ -84,6 +84,7 @@ def chain(*parts: Part | PartKind | Rule | str, lr: Schedule | float | None = No
         scalars={**rule.scalars, **{level.names[n]: v for level in levels for n, v in level.rule.scalars.items()}},
         source="; ".join(dict.fromkeys(s for s in (rule.source, *(x.rule.source for x in levels)) if s)),
         accumulation=accumulation,
+        loss_scales=(*rule.loss_scales, *(level.names[n] for level in levels for n in level.rule.loss_scales)),
     )
 
 

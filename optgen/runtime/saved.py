@@ -42,7 +42,9 @@ def save_state(path: str | os.PathLike[str], tree: Any) -> Path:
         0
     """
     if memory.kind_of(tree) or not isinstance(tree, Mapping | list | tuple):
-        raise TreeError(f"'tree' must be a dict, a list or a tuple, whose leaves have paths (got {type(tree).__name__})")
+        raise TreeError(
+            f"'tree' must be a dict, a list or a tuple, whose leaves have paths (got {type(tree).__name__})"
+        )
     arrays = {leaf: _array(value, leaf) for leaf, value in leaves_of(tree).items()}
     where = Path(path)
     write_arrays(where, arrays)

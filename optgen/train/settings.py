@@ -62,7 +62,7 @@ def plan_step(
     update = _update(
         optimizer, examples, accumulate, compute_dtype, state_dtype, convention, bake, groups or {}, settings
     )
-    gradient, metric_tree = trace_gradient(loss_fn, examples, metrics)
+    gradient, metric_tree = trace_gradient(loss_fn, examples, metrics, update.loss_scales, update.loss_scale)
     evaluation, result = None, None
     eval_leaves: tuple[LeafInfo, ...] = ()
     if eval_fn is not None:

@@ -149,7 +149,9 @@ def compile(
         progress=progress,
         use_cache=use_cache,
     )
-    return Optimizer(bundle, device)
+    made = Optimizer(bundle, device)
+    made.check_given(name for name in values if name not in baked and name not in bundle.manifest.init.values())
+    return made
 
 
 def baked_values(rule: Rule, bake: Mapping[str, float] | Iterable[str], values: Mapping[str, Any]) -> dict[str, float]:

@@ -183,6 +183,8 @@ class BoundStep:
             raise HyperparameterError(f"'{trees[0]}' of a bound step must be one number for all leaves")
         if "step" in hypers:
             raise HyperparameterError("'step' is counted in the state: set state['step'] instead")
+        if hypers:
+            self._optimizer.check_given(hypers)
         values = self._optimizer.resolve({**hypers, "step": 1} if self._optimizer.counts_steps else hypers)
         if self._micro is not None:
             self._micro.set(values)

@@ -36,6 +36,11 @@ class Group:
             values["lr"] *= self.scale
         return values
 
+    def value(self, name: str, common: Any) -> Any:
+        """One of them."""
+        found = self.numbers.get(name, common)
+        return found * self.scale if name == "lr" and self.scale != 1.0 else found
+
 
 class Groups:
     """The groups of an optimizer.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from optgen.runtime.counts import count_of, number_of
 from optgen.runtime.device import Device, get_device
 from optgen.runtime.execute import prepare, run_together, scalar_state
 from optgen.runtime.groups import Groups
+from optgen.runtime.idle import idle_hypers, refuse_idle
 from optgen.runtime.memory import Leaf
 from optgen.runtime.micro import MicroStep
 from optgen.runtime.module import LoadedModule, check_runtime
@@ -100,6 +102,9 @@ class Optimizer:
         self._defaults = {h.name: h.default for h in bundle.manifest.hypers if h.default is not None}
         for name, value in (defaults or {}).items():
             self._defaults[name] = self._hyper(name).check(value)
+        starts = set(bundle.manifest.init.values())
+        if unread := [n for n in defaults or {} if n not in starts and n in self.idle]:
+            self.check_given(unread)
         tensors = dict.fromkeys(bundle.manifest.per_element, "it is a tensor of each leaf's shape")
         self.groups = Groups(
             bundle.manifest.groups if groups is None else groups, self._hyper, {**_common(bundle.manifest), **tensors}
@@ -174,7 +179,7 @@ class Optimizer:
             if is_tree(value):
                 found = match(leaves, value, name)
             else:
-                found = {path: self.groups.of(path).numbers.get(name, value) for path in leaves}
+                found = {path: self.groups.of(path).value(name, value) for path in leaves}
             if name in hypers or name in self.manifest.init.values():
                 values[name] = {path: hyper.check(_number(v)) for path, v in found.items()}
         for start in self.manifest.init.values():
@@ -262,6 +267,8 @@ class Optimizer:
         simple = type(state) is dict and not manifest.per_element and not any(is_tree(v) for v in hypers.values())
         if simple and self._step_again(list(trees.values()), state, hypers):
             return params, state
+        if hypers:
+            self.check_given(hypers)
         works = self._collect(trees)
         if simple and works and all(a is x.array for w in works for a, x in zip(w.arrays, w.leaves, strict=True)):
             bound = BoundStep(self, works, state)
@@ -451,6 +458,19 @@ class Optimizer:
                 raise TreeError(
                     f"this bundle was compiled for a fixed layout: at {show(path)} it expects {wanted} (got {given})"
                 )
+
+    @cached_property
+    def idle(self) -> frozenset[str]:
+        """The hyperparameters that no step reads."""
+        return idle_hypers(self.bundle)
+
+    def check_given(self, hypers: Iterable[str]) -> None:
+        """Refuses hyperparameters, of a step, that would have no effect.
+
+        Raises:
+            HyperparameterError: naming the first.
+        """
+        refuse_idle(self.idle, dict.fromkeys(hypers), self.manifest.init, self.manifest.rule)
 
     def _hyper(self, name: str) -> Hyper:
         if name in self._hypers:

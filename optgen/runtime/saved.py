@@ -61,8 +61,8 @@ def load_state(path: str | os.PathLike[str], into: Any = None) -> Any:
 
     Returns:
         Nested dicts of numpy arrays and of Python's numbers, where those were numbers or had no dimensions and 64 bits.
-        Lists and tuples come back as dicts with the keys ``0``, ``1``..., which optimizers take as well. With ``into``, a tree like
-        it: the same arrays but for JAX's, which are new, and new numbers.
+        Lists and tuples come back as dicts with the keys ``0``, ``1``..., which optimizers take as well. With ``into``,
+        a tree like it: the same arrays but for JAX's, which are new, and new numbers.
 
     Raises:
         FileError: if there is no such file, or it is damaged.

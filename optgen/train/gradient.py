@@ -69,8 +69,8 @@ def trace_gradient(
         loss: of params, batch and, where asked for, a key; gives a number, or a number and a dict of metrics.
         examples: its arguments.
         metrics: of :data:`BUILT_IN`, those to compute as well.
-        scales: names of further arguments, numbers that the loss is multiplied by before it is derived. Loss and metrics
-            are returned without them.
+        scales: names of further arguments, numbers that the loss is multiplied by before it is derived. Loss and
+            metrics are returned without them.
         constant: another such number.
 
     Returns:

@@ -232,9 +232,8 @@ def _groups(
         needed = needed_by(spec, leaves[0], slice(-len(spec.returned), None))[len(spec.operands) :]
         why = f"it must be one number for all leaves, since scalar state of '{variant.rule.name}' depends on it"
         common = {scalar.hyper: why for scalar, used in zip(spec.scalars, needed, strict=True) if used}
-    common |= dict.fromkeys(
-        variant.rule.loss_scales, "it must be one number for all leaves: the loss is multiplied by it"
-    )
+    scaled = "it must be one number for all leaves: the loss is multiplied by it"
+    common |= dict.fromkeys(variant.rule.loss_scales, scaled)
     if update.every:
         common[update.every] = "it must be one number for all leaves, which are updated together"
     groups = Groups(update.groups, hyper, common)

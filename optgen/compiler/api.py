@@ -13,6 +13,7 @@ from optgen.dsl.variant import SEED, Variant, has_eight_bits
 from optgen.errors import HyperparameterError, LeafError
 from optgen.interop.optax import Transformation, is_transformation
 from optgen.rules import get_rule
+from optgen.runtime.groups import check_matches
 from optgen.runtime.loading import split_settings
 from optgen.runtime.memory import as_leaf
 from optgen.runtime.optimizer import Optimizer
@@ -135,6 +136,8 @@ def compile(
     chosen = [variant.dtypes(param, grad_dtype, state_dtype, compute_dtype) for param in params]
     if variant.seeded and not any(variant.kernel(each).random for each in chosen):
         raise HyperparameterError("'rounding' must be 'nearest' where neither params nor state are bf16 or of 8 bits")
+    if layout is not None and groups:
+        check_matches(groups, [leaf.path for leaf in layout])
     bundle = build_bundle(
         variant,
         chosen,
@@ -146,7 +149,9 @@ def compile(
         progress=progress,
         use_cache=use_cache,
     )
-    return Optimizer(bundle, device)
+    made = Optimizer(bundle, device)
+    made.check_given(name for name in values if name not in baked and name not in bundle.manifest.init.values())
+    return made
 
 
 def baked_values(rule: Rule, bake: Mapping[str, float] | Iterable[str], values: Mapping[str, Any]) -> dict[str, float]:

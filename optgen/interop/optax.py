@@ -19,7 +19,7 @@ from optgen.dsl.trace import import_jax
 from optgen.dtypes import element_name, numpy_dtype
 from optgen.errors import LeafError, RuleError
 from optgen.lower.repair import stablehlo_of
-from optgen.runtime.tree import leaves_of, map_tree, show, walk
+from optgen.runtime.tree import leaves_of, map_tree, mapping_like, sequence_like, show, walk
 
 #: A state whose dtypes have not settled after so many traces never will.
 _SETTLE = 4
@@ -317,12 +317,9 @@ def _plain(jax: Any, tree: Any) -> Any:
         children = {key: _plain(jax, child) for key, child in tree.items()}
         if type(tree) is dict or jax.tree_util.all_leaves([tree]):
             return children
-        return type(tree)(children)  # type: ignore[call-arg]
+        return mapping_like(tree, children)
     if isinstance(tree, list | tuple):
-        items = [_plain(jax, child) for child in tree]
-        if hasattr(tree, "_fields"):
-            return type(tree)(*items)
-        return items if type(tree) is list else type(tree)(items)
+        return sequence_like(tree, [_plain(jax, child) for child in tree])
     return tree
 
 

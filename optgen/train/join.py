@@ -150,6 +150,9 @@ def _entry(entry: Entry, parts: Mapping[str, Part]) -> dict[str, Any]:
     known = {leaf.path: f"%arg{i}" for i, leaf in enumerate(entry.arguments)}
     calls: list[dict[str, Any]] = []
     unused: list[dict[str, str]] = []
+    given = {leaf.path: leaf for leaf in entry.arguments}
+    converted: list[dict[str, str]] = []
+    own: dict[tuple[str, str], str] = {}
     for number, key in enumerate(entry.parts):
         part = parts[key]
         count = range(len(part.outputs))
@@ -157,11 +160,19 @@ def _entry(entry: Entry, parts: Mapping[str, Part]) -> dict[str, Any]:
             if leaf.path not in known:
                 known[leaf.path] = f"%unused{len(unused)}"
                 unused.append({"name": known[leaf.path], "type": tensor(leaf)})
+        for leaf in part.inputs:  # numbers that come in the update's arithmetic
+            argument = given.get(leaf.path)
+            if argument is not None and argument.dtype != leaf.dtype:
+                name = f"%converted{len(converted)}"
+                converted.append(
+                    {"name": name, "value": known[leaf.path], "from": tensor(argument), "type": tensor(leaf)}
+                )
+                own[key, leaf.path] = name
         last = number == len(entry.parts) - 1
         calls.append(
             {
                 "function": f"{key}_main",
-                "operands": [known[leaf.path] for leaf in part.inputs],
+                "operands": [own.get((key, leaf.path), known[leaf.path]) for leaf in part.inputs],
                 "operand_types": [tensor(leaf) for leaf in part.inputs],
                 "result_types": [tensor(leaf) for leaf in part.outputs],
                 "barrier": [] if last else [f"%call{number}#{i}" for i in count],
@@ -177,6 +188,7 @@ def _entry(entry: Entry, parts: Mapping[str, Part]) -> dict[str, Any]:
             for a in entry.arguments
         ],
         "unused": unused,
+        "converted": converted,
         "calls": calls,
         "results": [known[leaf.path] for leaf in entry.results],
         "result_types": [tensor(leaf) for leaf in entry.results],

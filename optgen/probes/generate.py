@@ -1,4 +1,4 @@
-"""Inputs of probes, made from a seed: the same numbers in Python, C and JavaScript, so that bundles need not carry them.
+"""Inputs of probes, made from a seed: the same numbers in Python, C and JavaScript, so they need not be carried.
 
 All arithmetic is modulo 2^32, or exact in f64, so that no processor or compiler can make other numbers of it::
 

@@ -16,6 +16,9 @@ from optgen.errors import BundleError
 #: Bits of an expected number below its tolerance.
 GRID = 4
 
+#: Keeps the edges between two multiples away from what numbers like to be: wholes, halves, sixteenths.
+_ASIDE = 0.0137
+
 #: Exponents that stand for no number: NaN; an infinity, whose sign the multiple has; anything at all.
 _NAN, _INFINITE, _ANY = 32767, 32766, 32765
 
@@ -38,7 +41,7 @@ def encode(expected: np.ndarray, tolerance: np.ndarray) -> tuple[bytes, int]:
     _, power = np.frexp(tolerance[usual])
     grid = power - 1 - GRID
     exponents[usual] = grid
-    multiples[usual] = np.rint(np.ldexp(expected[usual], -grid)).astype(np.int64)
+    multiples[usual] = np.floor(np.ldexp(expected[usual], -grid) + (0.5 + _ASIDE)).astype(np.int64)
     width = 4 if np.abs(multiples).max(initial=0) < 2**31 else 8
     return exponents.astype("<i2").tobytes() + multiples.astype(f"<i{width}").tobytes(), width
 

@@ -1,16 +1,16 @@
 """Probes from a program's reference: several runs in stochastic arithmetic give what is expected, and how exactly.
 
-What is expected is the mean of the runs and not a run without noise: where a result hangs on rounding alone (the sign of
-a gradient that cancels) such a run would depend on the last bits of f64, in which processors differ. The tolerance is
-several times the largest deviation, so what is ill-conditioned, and what jumps (a comparison at its very edge), is given
-room by itself.
+What is expected is the mean of the runs and not a run without noise: where a result hangs on rounding alone (the sign
+of a gradient that cancels) such a run would depend on the last bits of f64, in which processors differ. The tolerance
+is several times the largest deviation, so what is ill-conditioned, and what jumps (a comparison at its very edge), is
+given room by itself.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -74,22 +74,17 @@ class Recipe:
         return list(range(1, len(self.hypers) + 1))
 
 
-def make_probe(
-    recipe: Recipe, file: str, samples: int = SAMPLES, projections: int = PROJECTIONS
-) -> tuple[Probe, bytes]:
-    """The probe of a program, and the file of its numbers.
+def make_probe(recipe: Recipe, samples: int = SAMPLES, projections: int = PROJECTIONS) -> tuple[Probe, bytes]:
+    """The probe of a program, and its numbers as bundles have them.
 
     Args:
         recipe: the program.
-        file: what the file is called.
         samples, projections: see :class:`ProbeInfo`.
     """
     runs = RUNS if recipe.work <= _MUCH else RUNS // 2
     found = np.stack([_numbers(recipe, Noise(seed), samples, projections) for seed in range(runs)])
     calls = tuple(ProbeCall(s, dict(h)) for s, h in zip(recipe.seeds, recipe.hypers, strict=True))
-    info = ProbeInfo(
-        recipe.entry, recipe.compute, samples, projections, dict(recipe.fills), calls, recipe.results, file, 8
-    )
+    info = ProbeInfo(recipe.entry, recipe.compute, samples, projections, dict(recipe.fills), calls, recipe.results, 8)
     parts, at = [], 0
     for _ in calls:
         for leaf, count in zip(recipe.results, info.counts, strict=True):
@@ -97,10 +92,8 @@ def make_probe(
             at += count
     expected, tolerance = (np.concatenate(columns) for columns in zip(*parts, strict=True))
     data, width = encode(expected, tolerance)
-    info = ProbeInfo(
-        recipe.entry, recipe.compute, samples, projections, dict(recipe.fills), calls, recipe.results, file, width
-    )
-    return Probe.of(info, *decode(data, width, len(expected), file)), data
+    info = replace(info, width=width)
+    return Probe.of(info, *decode(data, width, len(expected))), data
 
 
 def _numbers(recipe: Recipe, noise: Noise, samples: int, projections: int) -> np.ndarray:
@@ -189,4 +182,3 @@ def samples_for(room: int, programs: Sequence[tuple[int, Sequence[LeafInfo]]]) -
         if numbers * each <= room:
             best = samples
     return best
-

@@ -1,14 +1,15 @@
 """Interpreting what JAX traced in float64: the reference that steps, functions and transformations are held to.
 
-The program stays the one that was traced: integers, truth values and random bits are what they are, and only floats are
-wider. Tracing anew with JAX's 64-bit numbers would be another program, with other random bits and other dtypes. Usual
-operations are numpy's, all others JAX's own, called one by one (:mod:`optgen.probes.primitives`). Nothing is compiled as
-a whole, which would take longer than it runs.
+The program stays the one that was traced: integers, truth values and random bits are what they are, and only floats
+are wider. Tracing anew with JAX's 64-bit numbers would be another program, with other random bits and other dtypes.
+Usual operations are numpy's, all others JAX's own, called one by one (:mod:`optgen.probes.primitives`). Nothing is
+compiled as a whole, which would take longer than it runs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -61,6 +62,7 @@ def _literal(var: Any) -> np.ndarray:
     return array.astype(np.float64) if floats(var.aval.dtype) else array.astype(var.aval.dtype)
 
 
+@lru_cache(256)
 def _last_uses(jaxpr: Any) -> dict[int, list[Any]]:
     last: dict[Any, int] = {}
     for number, equation in enumerate(jaxpr.eqns):

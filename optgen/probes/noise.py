@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -27,9 +28,7 @@ class Noise:
     """
 
     def __init__(self, seed: int) -> None:
-        generator = np.random.Generator(np.random.PCG64(seed))
-        self._table = generator.random(2 * _LENGTH) * 2 - 1
-        self._table[_LENGTH:] = self._table[:_LENGTH]
+        self._table = _table(seed)
         self._at = 0
         self._flush = seed % 2 == 1
 
@@ -57,6 +56,14 @@ class Noise:
         return made
 
 
+@cache
+def _table(seed: int) -> np.ndarray:
+    generator = np.random.Generator(np.random.PCG64(seed))
+    once = generator.random(_LENGTH) * 2 - 1
+    return np.concatenate([once, once])
+
+
+@cache
 def floats(dtype: Any) -> str:
     """The name of a float type of JAX or numpy; empty for others."""
     names = {"float16": "f16", "bfloat16": "bf16", "float32": "f32", "float64": "f64"}

@@ -197,11 +197,16 @@ def _dynamic_update_slice(equation: Any, given: list[Any]) -> Any:
 def _pad(equation: Any, given: list[Any]) -> Any:
     operand, value = given
     config = equation.params["padding_config"]
-    shape = [n + max(n - 1, 0) * inner + low + high for n, (low, high, inner) in zip(operand.shape, config, strict=True)]
+    shape = [
+        n + max(n - 1, 0) * inner + low + high for n, (low, high, inner) in zip(operand.shape, config, strict=True)
+    ]
     if any(low < 0 or high < 0 for low, high, _ in config):
         return by_jax(equation, given)
     made = np.full(shape, value, operand.dtype)
-    cuts = (slice(low, low + n + (n - 1) * inner, inner + 1) for n, (low, _, inner) in zip(operand.shape, config, strict=True))
+    cuts = (
+        slice(low, low + n + (n - 1) * inner, inner + 1)
+        for n, (low, _, inner) in zip(operand.shape, config, strict=True)
+    )
     made[tuple(cuts)] = operand
     return made
 

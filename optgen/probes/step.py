@@ -48,7 +48,7 @@ def probe_step(
     """
     parts = plan.parts(compute)
     found = {e.name: e for e in plan.entries(parts)}[entry]
-    return make_probe(step_recipe(plan, compute, parts, found), "", samples, projections)[0]
+    return make_probe(step_recipe(plan, compute, parts, found), samples, projections)[0]
 
 
 def step_recipe(plan: StepPlan, compute: str, parts: Mapping[str, Part], entry: EntryInfo) -> Recipe:

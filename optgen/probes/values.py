@@ -13,6 +13,9 @@ import numpy as np
 
 from optgen.errors import BundleError
 
+#: The file.
+PROBES = "probes.bin"
+
 #: Bits of an expected number below its tolerance.
 GRID = 4
 
@@ -46,14 +49,14 @@ def encode(expected: np.ndarray, tolerance: np.ndarray) -> tuple[bytes, int]:
     return exponents.astype("<i2").tobytes() + multiples.astype(f"<i{width}").tobytes(), width
 
 
-def decode(data: bytes, width: int, count: int, file: str) -> tuple[np.ndarray, np.ndarray]:
+def decode(data: bytes, width: int, count: int) -> tuple[np.ndarray, np.ndarray]:
     """What was encoded: expected numbers and tolerances.
 
     Raises:
         BundleError: if ``data`` is not of the size that ``count`` numbers have.
     """
     if width not in (4, 8) or len(data) != count * (2 + width):
-        raise BundleError(f"the bundle is damaged: '{file}' must have {count} numbers (it has {len(data)} bytes)")
+        raise BundleError(f"the bundle is damaged: '{PROBES}' must have {count} numbers (it has {len(data)} bytes)")
     exponents = np.frombuffer(data, "<i2", count).astype(np.int64)
     multiples = np.frombuffer(data, f"<i{width}", count, 2 * count).astype(np.float64)
     usual = exponents < _ANY

@@ -30,8 +30,8 @@ def fill_of(example: Any, leaf: LeafInfo, *, scaled: bool = False) -> Fill:
     if leaf.dtype in INTEGERS:
         if leaf.dtype == "i1" or values is None or not values.any():
             return Fill("integer", 0, count=2)
-        low, high = int(values.min()), int(values.max())
-        return Fill("integer", low, count=min(high - low + 1, 2**32 - 1))
+        least = int(values.min())
+        return Fill("integer", least, count=min(int(values.max()) - least + 1, 2**32 - 1))
     values = None if values is None else values[np.isfinite(values)]
     if values is None or not values.size or not values.any():
         shrink = round(math.log2(math.prod(leaf.shape[:-1])) / 2) if scaled and len(leaf.shape) > 1 else 0

@@ -16,11 +16,12 @@ import numpy as np
 from optgen.dsl.trace import import_jax
 from optgen.probes.noise import Noise, floats
 
+_SCATTERS = ("scatter", "scatter_add", "scatter_sub", "scatter_mul", "scatter_min", "scatter_max")
+
 #: Operations that have a computation as a parameter, which is not what they do with all of their operands.
 WITH_COMPUTATION = (
-    "reduce", "reduce_window", "scatter", "scatter-add", "scatter_add", "scatter_sub", "scatter-sub", "scatter_mul",
-    "scatter-mul", "scatter_min", "scatter-min", "scatter_max", "scatter-max", "custom_linear_solve", "reduce_precision",
-    "select_and_scatter",
+    *_SCATTERS, *(kind.replace("_", "-") for kind in _SCATTERS),
+    "reduce", "reduce_window", "reduce_precision", "select_and_scatter", "custom_linear_solve",
 )  # fmt: skip
 
 #: Roundings by which functions may err, in the worst device's implementation.
@@ -47,15 +48,15 @@ _ROUNDED: dict[str, tuple[_Function, float]] = {
 
 #: What else JAX computes, with approximations of its devices' own.
 _BY_JAX = (
-    "erf", "erfc", "erf_inv", "lgamma", "digamma", "igamma", "igammac", "polygamma", "zeta", "regularized_incomplete_beta",
-    "bessel_i0e", "bessel_i1e", "asin", "acos", "atan", "asinh", "acosh", "atanh", "atan2", "nextafter", "rem",
+    "erf", "erfc", "erf_inv", "lgamma", "digamma", "igamma", "igammac", "polygamma", "zeta",
+    "regularized_incomplete_beta", "bessel_i0e", "bessel_i1e", "asin", "acos", "atan", "asinh", "acosh", "atanh", "atan2", "nextafter", "rem",
     "cumlogsumexp", "logsumexp", "cholesky", "triangular_solve", "eigh", "qr", "svd", "lu", "fft",
 )  # fmt: skip
 
 
 def evaluate(equation: Any, given: list[Any], noise: Noise) -> list[Any]:
     """The results of one operation that calls no other."""
-    name, params = equation.primitive.name, equation.params
+    name = equation.primitive.name
     out = equation.outvars[0].aval
     dtype = floats(out.dtype)
     if name in _ROUNDED and dtype:
@@ -131,20 +132,17 @@ def _window(jax: Any, params: dict[str, Any], given: list[Any], start: float, ki
     )  # fmt: skip
 
 
+def _scatters(kind: str) -> Callable[[Any, dict[str, Any], list[Any]], Any]:
+    return lambda jax, params, given: _scatter(jax, params, given, kind)
+
+
 #: Operations whose parameters hold a computation of f32; JAX makes it anew.
 _LAX: dict[str, Callable[[Any, dict[str, Any], list[Any]], Any]] = {
-    **{
-        name: lambda jax, params, given, kind=kind: _scatter(jax, params, given, kind)
-        for kind, names in {
-            "scatter": ("scatter",), "scatter_add": ("scatter_add", "scatter-add"),
-            "scatter_sub": ("scatter_sub", "scatter-sub"), "scatter_mul": ("scatter_mul", "scatter-mul"),
-            "scatter_min": ("scatter_min", "scatter-min"), "scatter_max": ("scatter_max", "scatter-max"),
-        }.items()
-        for name in names
-    },
+    **{kind: _scatters(kind) for kind in _SCATTERS},
+    **{kind.replace("_", "-"): _scatters(kind) for kind in _SCATTERS},
     "reduce_window_max": lambda jax, params, given: _window(jax, params, given, -np.inf, "max"),
     "reduce_window_min": lambda jax, params, given: _window(jax, params, given, np.inf, "min"),
-}  # fmt: skip
+}
 
 
 # Operations that move numbers.
@@ -197,17 +195,12 @@ def _dynamic_update_slice(equation: Any, given: list[Any]) -> Any:
 def _pad(equation: Any, given: list[Any]) -> Any:
     operand, value = given
     config = equation.params["padding_config"]
-    shape = [
-        n + max(n - 1, 0) * inner + low + high for n, (low, high, inner) in zip(operand.shape, config, strict=True)
-    ]
     if any(low < 0 or high < 0 for low, high, _ in config):
         return by_jax(equation, given)
+    sizes = [n + max(n - 1, 0) * inner for n, (_, _, inner) in zip(operand.shape, config, strict=True)]
+    shape = [n + low + high for n, (low, high, _) in zip(sizes, config, strict=True)]
     made = np.full(shape, value, operand.dtype)
-    cuts = (
-        slice(low, low + n + (n - 1) * inner, inner + 1)
-        for n, (low, _, inner) in zip(operand.shape, config, strict=True)
-    )
-    made[tuple(cuts)] = operand
+    made[tuple(slice(c[0], c[0] + n, c[2] + 1) for n, c in zip(sizes, config, strict=True))] = operand
     return made
 
 
@@ -239,24 +232,22 @@ def _logical(function: _Function) -> Callable[[Any, Any], Any]:
 
 
 def _convert(equation: Any, given: list[Any], noise: Noise) -> Any:
-    (value,) = given
-    source, target = floats(equation.invars[0].aval.dtype), floats(equation.outvars[0].aval.dtype)
-    kind = equation.outvars[0].aval.dtype
-    if not isinstance(value, np.ndarray | np.generic):
+    if not isinstance(given[0], np.ndarray | np.generic):
         return by_jax(equation, given)
+    value = np.asarray(given[0])
+    before, after = equation.invars[0].aval.dtype, equation.outvars[0].aval.dtype
+    source, target = floats(before), floats(after)
     if target:
         if source:
             return value if _SIZES[source] <= _SIZES[target] and source != target else noise.rounded(value, target)
-        wide = np.asarray(value, np.float64)
-        exact = np.dtype(equation.invars[0].aval.dtype).itemsize < _SIZES[target] or wide.size == 0
-        if exact or np.abs(wide).max() <= 1 / _EPSILON[target]:
-            return wide
-        return noise.rounded(wide, target)
-    if source and kind != bool:
-        info = np.iinfo(kind)
+        wide = value.astype(np.float64)
+        exact = np.dtype(before).itemsize < _SIZES[target] or np.abs(wide).max(initial=0) <= 1 / _EPSILON[target]
+        return wide if exact else noise.rounded(wide, target)
+    if source and np.dtype(after).kind in "iu":
+        info = np.iinfo(after)
         if not (np.isfinite(value) & (value > float(info.min) - 1) & (value < float(info.max) + 1)).all():
             return by_jax(equation, [value.astype(np.float32)] if source == "f32" else given)
-    return value.astype(kind)
+    return value.astype(after)
 
 
 _SIZES = {"f16": 2, "bf16": 2, "f32": 4, "f64": 8}

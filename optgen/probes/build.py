@@ -106,9 +106,9 @@ def _numbers(recipe: Recipe, noise: Noise, samples: int, projections: int) -> np
             if fill.kind in ("float", "integer", "key") and not (index and leaf.path in recipe.kept):
                 known[leaf.path] = _wide(filled(fill, leaf.shape, leaf.dtype, seed, position), leaf.dtype)
         dtypes = {leaf.path: leaf.dtype for leaf in recipe.arguments.values()}
-        for name, number in recipe.numbers(hypers).items():
-            if name in dtypes:
-                known[name] = _wide(from_float64(np.array(number), dtypes[name]), dtypes[name])
+        for name, number in recipe.numbers(hypers).items():  # also those that nothing reads
+            dtype = dtypes.get(name, recipe.compute)
+            known[name] = _wide(from_float64(np.array(number), dtype), dtype)
         if not index:
             known.update(recipe.begin(known, hypers, noise))
         results = recipe.run(known, noise)

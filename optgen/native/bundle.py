@@ -25,12 +25,13 @@ ERRORS = {
     "ALIGNMENT": "an address is not a multiple of what it must be",
     "OVERLAP": "what is written overlaps something else",
     "SIZE": "n is too large",
-    "STEP": "step is out of range",
+    "STEP": "the number of the step, or a count of steps, is out of range",
     "HYPER": "a hyperparameter is not set, not finite or out of range",
     "WORKSPACE": "the workspace is too small",
     "THREADS": "threads has no function, or a count of 0",
     "LIBRARY": "the object file is not the one that the source was written for",
     "KERNEL": "a kernel has failed",
+    "STATE": "scalar state is not finite",
 }
 
 

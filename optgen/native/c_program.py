@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import prod
 
 from optgen.errors import LoweringError
@@ -12,6 +12,7 @@ from optgen.native.bundle import CBundle, assemble, c_target
 from optgen.native.c import ELEMENTS, SIZES, address, wrapped, write_body
 from optgen.native.c_ops import TYPES
 from optgen.native.library import Library, compile_library
+from optgen.native.limits import Limit, c_tests
 from optgen.native.names import check_prefix, member_name
 from optgen.native.program import Literal, Program, ScalarArgument, TensorArgument, TensorResult
 
@@ -24,6 +25,7 @@ def compile_c_function(
     arguments: Sequence[str] = (),
     results: Sequence[str] = (),
     summary: str = "",
+    limits: Mapping[str, Limit] | None = None,
     flags: Sequence[str] = (),
     use_cache: bool = True,
 ) -> CBundle:
@@ -41,6 +43,7 @@ def compile_c_function(
         arguments: names of the function's arguments.
         results: names of its results; one that is called like an argument takes its place.
         summary: a sentence for the header.
+        limits: what numbers among the arguments must be, by name; the function refuses others.
         flags: for iree-compile, beside the target's.
         use_cache: whether compiled code may come from the cache.
 
@@ -60,7 +63,7 @@ def compile_c_function(
         raise LoweringError("'mlir' must begin with a module, whose name every symbol of the library then has")
     alignment = _largest_element(named)
     library = compile_library(named, (*chosen.flags, *flags), alignment=alignment, names=arguments, use_cache=use_cache)
-    return write_program(library, target, name=name, results=results, summary=summary)
+    return write_program(library, target, name=name, results=results, summary=summary, limits=limits)
 
 
 def _largest_element(mlir: str) -> int:
@@ -86,7 +89,13 @@ def _largest_element(mlir: str) -> int:
 
 
 def write_program(
-    library: Library, target: str, *, name: str, results: Sequence[str] = (), summary: str = ""
+    library: Library,
+    target: str,
+    *,
+    name: str,
+    results: Sequence[str] = (),
+    summary: str = "",
+    limits: Mapping[str, Limit] | None = None,
 ) -> CBundle:
     """Writes the C that drives a compiled function of static shapes; arguments as :func:`compile_c_function` has them.
 
@@ -164,6 +173,9 @@ def write_program(
         spans.append({"name": "workspace", "bytes": f"{upper}_WORKSPACE_BYTES", "written": 1,
                       "alignment": f"{upper}_WORKSPACE_ALIGNMENT"})  # fmt: skip
     rest = ["void *workspace"] if program.workspace else []
+    tensors = [(i, a) for i, a in enumerate(program.arguments) if isinstance(a, TensorArgument)]
+    numbers_at = {a.name: f"*{memory[i]}" for i, a in tensors if a.shape == ()}
+    kinds = {a.name: a.dtype for _, a in tensors}
     return assemble(
         name, c_target(target), library, checked, body,
         title=f"{name}: {summary or 'a compiled function'}",
@@ -180,6 +192,7 @@ def write_program(
         ]),
         run_call=f"return run(args, {'workspace, ' if rest else ''}lib, threads);",
         spans=spans,
+        tests=c_tests(limits or {}, numbers_at, kinds),
         types=TYPES,
         dtypes=None,
     )  # fmt: skip

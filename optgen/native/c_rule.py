@@ -16,6 +16,7 @@ from optgen.native.bundle import CBundle, assemble
 from optgen.native.c import ELEMENTS, SIZES, wrapped, write_body
 from optgen.native.c_ops import TYPES
 from optgen.native.library import Library
+from optgen.native.limits import Test, range_of
 from optgen.native.names import c_name, member_name
 from optgen.native.program import ScalarArgument, TensorArgument, TensorResult
 from optgen.native.target import NativeTarget
@@ -98,7 +99,10 @@ def write_rule(
             *names, "n", *(f"({compute}){_part(s, spec)}" for s in spec.scalars), *state,
             *(["workspace"] if rest else []), "lib", "threads",
         ]).strip() + ";",
-        tests=[test for h in hypers for test in _tests(h)],
+        tests=[
+            *(Test(range_of(h, "value", f"hypers->{member_name(h.name)}"), "HYPER") for h in hypers),
+            *(Test(f"isfinite(*{s})", "STATE") for s in state),
+        ],
         needed=[*(["hypers"] if hypers else []), *state],
         logs=any(s.part == "log" for s in spec.scalars),
         log_of_zero=repr(LOG_OF_ZERO),
@@ -181,13 +185,6 @@ def _range(hyper: Hyper, default: str) -> str:
     else:
         text = "any number" if hyper.signed else "at least 0"
     return f"{text}; {'must be set' if default == 'NAN' else f'default {default}'}"
-
-
-def _tests(hyper: Hyper) -> list[str]:
-    field = f"hypers->{member_name(hyper.name)}"
-    if hyper.kind == "decay":
-        return [f"{field} >= 0.0 && {field} {'<=' if hyper.closed else '<'} 1.0"]
-    return [f"isfinite({field})"] if hyper.signed else [f"isfinite({field}) && {field} >= 0.0"]
 
 
 def _part(scalar: Scalar, spec: KernelSpec) -> str:

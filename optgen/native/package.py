@@ -166,7 +166,7 @@ def make_package(
         "helpers": used,
         "interfaces": interfaces,
     }
-    parts = ["memory.js", "library.js", *(["hypers.js"] if kind == "Update" else []), f"{kind.lower()}.js"]
+    parts = ["memory.js", "library.js", "hypers.js" if kind == "Update" else "limits.js", f"{kind.lower()}.js"]
     typed = ["memory.d.ts", "library.d.ts", f"{kind.lower()}.d.ts"]
     threaded = ["threads.js", "worker.js", "threads.d.ts"] if threads else []
     sources = {part: _library_file(part) for part in parts}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from optgen.errors import LoweringError
 from optgen.native.library import compile_library
+from optgen.native.limits import Limit
 from optgen.native.package import ARRAYS, Field, Interface, Package, check_name, make_package, record
 from optgen.native.program import Copy, Literal, Number, Place, Program, TensorArgument, TensorResult
 from optgen.native.target import NativeTarget
@@ -24,6 +25,7 @@ def step_package(
     arguments: Sequence[str],
     results: Sequence[str],
     title: str = "",
+    limits: Mapping[str, Limit] | None = None,
     flags: Sequence[str] = (),
     use_cache: bool = True,
 ) -> Package:
@@ -40,6 +42,7 @@ def step_package(
         arguments: a name for each of the function's arguments.
         results: a name for each of its results.
         title: one line on it.
+        limits: what numbers among the arguments must be, and what state begins with, by name.
         flags: for iree-compile, beside the target's.
         use_cache: whether the compiled library may come from the cache.
 
@@ -65,6 +68,7 @@ def step_package(
             "dtype": each.dtype if isinstance(each, TensorArgument) else each.type,
             "shape": list(each.shape) if isinstance(each, TensorArgument) else None,
             "written": tensor and each.name in results,
+            **({} if (limit := (limits or {}).get(each.name)) is None or limit.zeros else {"limit": limit.to_json()}),
         })  # fmt: skip
     given: list[dict[str, Any]] = []
     for label, result in zip(results, program.results, strict=True):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from optgen.errors import HazardError
 from optgen.interop.optax import is_transformation
 from optgen.native import CBundle, NativeTarget, Package, compile_c_function, get_native_target, step_package
+from optgen.native.limits import Limit
 from optgen.train.program import FUSION, StepProgram, lower_step
 from optgen.train.settings import plan_step
 
@@ -55,7 +56,8 @@ def compile_step_c(
     def build(program: StepProgram) -> CBundle:
         return compile_c_function(
             program.mlir, target, name=name, arguments=[a.name for a in program.arguments],
-            results=[r.path for r in program.results], summary=_summary(program), flags=(FUSION,), use_cache=use_cache,
+            results=[r.path for r in program.results], summary=_summary(program),
+            limits=_limits(program), flags=(FUSION,), use_cache=use_cache,
         )  # fmt: skip
 
     return _build(loss_fn, params, batch, optimizer, chosen, entry, settings, build)
@@ -97,8 +99,8 @@ def compile_step_wasm(
         }
         return step_package(
             program.mlir, chosen, name=name, arguments=[names[a.name] for a in program.arguments],
-            results=[names[r.path] for r in program.results], title=_summary(program), flags=(FUSION,),
-            use_cache=use_cache,
+            results=[names[r.path] for r in program.results], title=_summary(program),
+            limits={names[n]: limit for n, limit in _limits(program).items()}, flags=(FUSION,), use_cache=use_cache,
         )  # fmt: skip
 
     return _build(loss_fn, params, batch, optimizer, chosen, entry, settings, build)
@@ -131,6 +133,14 @@ def _build(
             if not set(found) - set(apart):
                 raise
             apart = tuple(dict.fromkeys((*apart, *found)))
+
+
+def _limits(program: StepProgram) -> dict[str, Limit]:
+    """What the numbers among the arguments must be, and what state begins with, by argument."""
+    kinds: dict[str, Literal["hyper", "count", "scalar", "state"]] = {
+        "hyper": "hyper", "count": "count", "scalar": "scalar", "state": "state"
+    }  # fmt: skip
+    return {a.name: Limit(kinds[a.role], a.number, a.hyper, a.part) for a in program.arguments if a.role in kinds}
 
 
 def _names(program: StepProgram, positions: Iterable[int]) -> Iterable[str]:

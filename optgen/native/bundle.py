@@ -16,6 +16,7 @@ from optgen.errors import LoweringError
 from optgen.lower.style import render
 from optgen.native.abi import VERSION
 from optgen.native.c import Body
+from optgen.native.c_selftest import Proof, write_selftest
 from optgen.native.elf import ObjectLibrary
 from optgen.native.library import Library
 from optgen.native.target import NativeTarget, get_native_target
@@ -84,6 +85,7 @@ def assemble(
     library: Library,
     checked: ObjectLibrary,
     body: Body,
+    proof: Proof | None,
     *,
     title: str,
     **context: Any,
@@ -96,6 +98,7 @@ def assemble(
         library: the compiled code.
         checked: what its object file says, from :func:`check_object`.
         body: the host program as C.
+        proof: how it tests itself; None where it cannot.
         title: one line about it.
         context: what the templates want besides.
     """
@@ -121,6 +124,7 @@ def assemble(
         "copies": body.copies,
         "fills": body.fills,
         "constants": program.constants,
+        "selftest": proof is not None,
         **context,
     }
     names = {
@@ -131,6 +135,8 @@ def assemble(
     }
     files = {file: render(template, **values).encode() for file, template in names.items()}
     files[f"{name}_kernels.o"] = library.object
+    if proof is not None:
+        files |= write_selftest(name, proof, program.workspace, target=target, compiler=compiler_version())
     manifest = {
         "kind": "c", "name": name, "target": target.name, "optgen": __version__, "iree": compiler_version(),
         "workspace": program.workspace, "sha256": {file: digest(data) for file, data in sorted(files.items())},

@@ -15,6 +15,7 @@ from optgen.native.c import SIZES
 from optgen.native.c_rule import write_rule
 from optgen.native.library import compile_library
 from optgen.native.names import c_name, check_prefix
+from optgen.native.rule_selftest import rule_selftest
 from optgen.rules import get_rule
 
 
@@ -94,4 +95,4 @@ def compile_c(
     mlir = emit_leaf(kernel.spec, kernel.graph, kernel.plan, name=prefix, halves=chosen.halves)
     alignment = min(SIZES[o.dtype] for o in kernel.spec.operands)
     library = compile_library(mlir, chosen.flags, alignment=alignment, use_cache=use_cache)
-    return write_rule(kernel.spec, library, chosen, prefix, values)
+    return write_rule(kernel.spec, library, chosen, prefix, values, rule_selftest(kernel))

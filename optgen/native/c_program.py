@@ -177,7 +177,7 @@ def write_program(
     numbers_at = {a.name: f"*{memory[i]}" for i, a in tensors if a.shape == ()}
     kinds = {a.name: a.dtype for _, a in tensors}
     return assemble(
-        name, c_target(target), library, checked, body,
+        name, c_target(target), library, checked, body, None,
         title=f"{name}: {summary or 'a compiled function'}",
         summary=summary,
         about=[],

@@ -9,7 +9,7 @@ import dataclasses
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -52,6 +52,7 @@ class TracedUpdate:
         results: positions, among the arguments, of what each result replaces.
         initial: for each leaf of the state, what it begins as.
         init: StableHLO that takes the params and gives what of the state must be computed from them; or None.
+        jaxpr, init_jaxpr: the same two functions as JAX has them, for :mod:`optgen.probes`.
     """
 
     name: str
@@ -60,6 +61,8 @@ class TracedUpdate:
     results: tuple[int, ...]
     initial: tuple[Initial, ...]
     init: str | None
+    jaxpr: Any = field(default=None, repr=False, compare=False)
+    init_jaxpr: Any = field(default=None, repr=False, compare=False)
 
 
 class Transformation(Protocol):
@@ -168,8 +171,8 @@ class _Tracer:
         arguments = (*self.params, *self.grads, *state, *self.extra)
         first = len(self.params) + len(self.grads)
         results = (*range(len(self.params)), *range(first, first + len(state)))
-        initial, init = self.initial(param_structs, state)
-        return TracedUpdate(self.label, text, arguments, results, initial, init)
+        initial, init, init_jaxpr = self.initial(param_structs, state)
+        return TracedUpdate(self.label, text, arguments, results, initial, init, traced.jaxpr, init_jaxpr)
 
     def attempt(self, what: str, call: Any) -> Any:
         """``call()``, with whatever JAX says against it in one line."""
@@ -237,7 +240,7 @@ class _Tracer:
 
     # What the state is before the first step.
 
-    def initial(self, params: Sequence[Any], state: Sequence[Tensor]) -> tuple[tuple[Initial, ...], str | None]:
+    def initial(self, params: Sequence[Any], state: Sequence[Tensor]) -> tuple[tuple[Initial, ...], str | None, Any]:
         jax = self.jax
         sources = _sources(jax.make_jaxpr(lambda *p: self.init(*p)[0])(*params).jaxpr, {})
         found: list[Initial] = []
@@ -257,14 +260,14 @@ class _Tracer:
             else:
                 found.append(Initial(copy=self.params[source].path))
         if not computed:
-            return tuple(found), None
+            return tuple(found), None, None
 
         def rest(*leaves: Any) -> list[Any]:
             given = self.init(*leaves)[0]
             return [given[i].astype(_jax_name(state[i].passed)) for i in computed]
 
-        lowered = jax.jit(rest, keep_unused=True).trace(*params).lower(lowering_platforms=("cpu",))
-        return tuple(found), lowered.as_text()
+        traced = jax.jit(rest, keep_unused=True).trace(*params)
+        return tuple(found), traced.lower(lowering_platforms=("cpu",)).as_text(), traced.jaxpr
 
 
 @dataclass(frozen=True)

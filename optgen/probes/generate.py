@@ -1,4 +1,4 @@
-"""Inputs of probes, made from a seed: the same numbers in Python, C and JavaScript, so that bundles need not carry them.
+"""Inputs of probes, made from a seed: the same numbers in Python, C and JavaScript, so they need not be carried.
 
 All arithmetic is modulo 2^32, or exact in f64, so that no processor or compiler can make other numbers of it::
 
@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
 
 import numpy as np
 
 from optgen.dtypes import from_float64, storage_dtype
+from optgen.errors import BundleError
 
 #: Streams beside those of arguments: of sampled positions (one for each result), and of the projections' signs.
 POSITIONS = 2**31
@@ -44,24 +45,45 @@ class Fill:
     exponent: int = 0
     count: int = 0
 
-    def as_json(self) -> list[Any]:
-        """The form that manifests have."""
-        numbers = {"float": [self.offset, self.exponent], "integer": [self.offset, self.count]}
-        return [self.kind, *numbers.get(self.kind, [])]
+    def __str__(self) -> str:
+        """The form that manifests have: ``float OFFSET EXPONENT``, ``integer OFFSET COUNT``, or the kind alone."""
+        if self.kind in ("float", "integer"):
+            return f"{self.kind} {self.offset} {self.exponent if self.kind == 'float' else self.count}"
+        return self.kind
 
     @classmethod
-    def from_json(cls, data: list[Any]) -> Fill:
-        """The opposite of :meth:`as_json`."""
-        kind, *numbers = data
-        if kind == "float":
-            return cls(kind, int(numbers[0]), exponent=int(numbers[1]))
-        if kind == "integer":
-            return cls(kind, int(numbers[0]), count=int(numbers[1]))
+    def parse(cls, text: str) -> Fill:
+        """The opposite of ``str``.
+
+        Raises:
+            BundleError: if it is not of that form.
+        """
+        kind, *numbers = text.split()
+        try:
+            if kind == "float":
+                return cls(kind, int(numbers[0]), exponent=int(numbers[1]))
+            if kind == "integer" and int(numbers[1]) > 0:
+                return cls(kind, int(numbers[0]), count=int(numbers[1]))
+        except (IndexError, ValueError) as error:
+            raise BundleError(f"the bundle is damaged: no argument of a probe can hold {text!r}") from error
+        if kind not in ("key", "initial", "number"):
+            raise BundleError(f"the bundle is damaged: no argument of a probe can hold {text!r}")
         return cls(kind)
 
 
+@lru_cache(256)
+def _small(seed: int, stream: int, count: int) -> np.ndarray:
+    made = _words(seed, stream, count)
+    made.flags.writeable = False
+    return made
+
+
 def words(seed: int, stream: int, count: int) -> np.ndarray:
-    """The first ``count`` words of a stream, as uint32."""
+    """The first ``count`` words of a stream, as uint32; not to be written."""
+    return _small(seed, stream, count) if count <= 65_536 else _words(seed, stream, count)
+
+
+def _words(seed: int, stream: int, count: int) -> np.ndarray:
     x = np.arange(1, count + 1, dtype=np.uint32)
     x *= np.uint32(0x9E3779B9)
     x += np.uint32((stream * 0x85EBCA6B + seed * 0xC2B2AE35) & 0xFFFFFFFF)

@@ -1,7 +1,7 @@
 """What a bundle's probes say: calls, inputs, and for each result the expected numbers with their tolerances.
 
-The manifest has the inputs (a line for each argument); the numbers are in one small file, see
-:mod:`optgen.probes.values`. Needs numpy alone.
+The manifest has the inputs (a line for each argument); the numbers of all probes of a bundle are in one small file,
+see :mod:`optgen.probes.values`. Needs numpy alone.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 
 from optgen.artifact.manifest import LeafInfo
+from optgen.errors import BundleError
 from optgen.probes.generate import Fill, positions
+from optgen.probes.values import PROBES, decode
 
 
 @dataclass(frozen=True)
@@ -43,8 +45,7 @@ class ProbeInfo:
         fills: what each argument holds, by its position in the manifest; of those that the program takes.
         calls: the calls.
         results: name, shape and dtype of each result.
-        file: the expected numbers.
-        width: bytes of an expected number in it.
+        width: bytes of an expected number in the file of them.
     """
 
     entry: str
@@ -54,13 +55,17 @@ class ProbeInfo:
     fills: Mapping[int, Fill]
     calls: tuple[ProbeCall, ...]
     results: tuple[LeafInfo, ...]
-    file: str
     width: int
 
     @property
     def counts(self) -> list[int]:
         """For each result, how many numbers a call has of it."""
         return [min(math.prod(leaf.shape), self.samples) + self.projections for leaf in self.results]
+
+    @property
+    def count(self) -> int:
+        """How many numbers it has in all."""
+        return len(self.calls) * sum(self.counts)
 
     def as_json(self) -> dict[str, Any]:
         """The form that manifests have. Results are not in it: the program's are in the manifest already."""
@@ -69,23 +74,19 @@ class ProbeInfo:
             "compute": self.compute,
             "samples": self.samples,
             "projections": self.projections,
-            "fills": {str(i): " ".join(map(str, fill.as_json())) for i, fill in self.fills.items()},
+            "fills": {str(i): str(fill) for i, fill in self.fills.items()},
             "calls": [{"seed": call.seed, "hypers": dict(call.hypers)} for call in self.calls],
-            "file": self.file,
             "width": self.width,
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], results: Sequence[LeafInfo]) -> ProbeInfo:
         """The opposite of :meth:`as_json`."""
-        fills = {}
-        for index, text in data["fills"].items():
-            kind, *numbers = text.split()
-            fills[int(index)] = Fill.from_json([kind, *map(int, numbers)])
+        fills = {int(index): Fill.parse(text) for index, text in data["fills"].items()}
         calls = tuple(ProbeCall(c["seed"], dict(c["hypers"])) for c in data["calls"])
         return cls(
-            data["entry"], data["compute"], data["samples"], data["projections"], fills, calls, tuple(results),
-            data["file"], data["width"],
+            data["entry"], data["compute"], int(data["samples"]), int(data["projections"]), fills, calls,
+            tuple(results), int(data["width"]),
         )  # fmt: skip
 
 
@@ -140,3 +141,19 @@ class Probe:
                 at += count
             made.append(tuple(results))
         return cls(info, tuple(made))
+
+
+def read_probes(infos: Sequence[ProbeInfo], data: bytes) -> list[Probe]:
+    """The probes of a bundle, from the file of their numbers, which has them one after the other.
+
+    Raises:
+        BundleError: if the file is not of the size that they need.
+    """
+    found, at = [], 0
+    for info in infos:
+        size = info.count * (2 + info.width)
+        found.append(Probe.of(info, *decode(data[at : at + size], info.width, info.count)))
+        at += size
+    if at != len(data):
+        raise BundleError(f"the bundle is damaged: '{PROBES}' must have {at} bytes (it has {len(data)})")
+    return found

@@ -13,8 +13,14 @@ import numpy as np
 
 from optgen.errors import BundleError
 
+#: The file.
+PROBES = "probes.bin"
+
 #: Bits of an expected number below its tolerance.
 GRID = 4
+
+#: Keeps the edges between two multiples away from what numbers like to be: wholes, halves, sixteenths.
+_ASIDE = 0.0137
 
 #: Exponents that stand for no number: NaN; an infinity, whose sign the multiple has; anything at all.
 _NAN, _INFINITE, _ANY = 32767, 32766, 32765
@@ -38,19 +44,19 @@ def encode(expected: np.ndarray, tolerance: np.ndarray) -> tuple[bytes, int]:
     _, power = np.frexp(tolerance[usual])
     grid = power - 1 - GRID
     exponents[usual] = grid
-    multiples[usual] = np.rint(np.ldexp(expected[usual], -grid)).astype(np.int64)
+    multiples[usual] = np.floor(np.ldexp(expected[usual], -grid) + (0.5 + _ASIDE)).astype(np.int64)
     width = 4 if np.abs(multiples).max(initial=0) < 2**31 else 8
     return exponents.astype("<i2").tobytes() + multiples.astype(f"<i{width}").tobytes(), width
 
 
-def decode(data: bytes, width: int, count: int, file: str) -> tuple[np.ndarray, np.ndarray]:
+def decode(data: bytes, width: int, count: int) -> tuple[np.ndarray, np.ndarray]:
     """What was encoded: expected numbers and tolerances.
 
     Raises:
         BundleError: if ``data`` is not of the size that ``count`` numbers have.
     """
     if width not in (4, 8) or len(data) != count * (2 + width):
-        raise BundleError(f"the bundle is damaged: '{file}' must have {count} numbers (it has {len(data)} bytes)")
+        raise BundleError(f"the bundle is damaged: '{PROBES}' must have {count} numbers (it has {len(data)} bytes)")
     exponents = np.frombuffer(data, "<i2", count).astype(np.int64)
     multiples = np.frombuffer(data, f"<i{width}", count, 2 * count).astype(np.float64)
     usual = exponents < _ANY

@@ -115,12 +115,12 @@ def optax_update(transformation: Any, params: Any) -> OptaxUpdate:
     init = None
     if traced.init is not None:
         taken = tuple(leaf for a, leaf in zip(traced.arguments, leaves, strict=True) if a.tree == "params")
-        init = Part(traced.init, taken, tuple(computed))
+        init = Part(traced.init, taken, tuple(computed), traced.init_jaxpr)
     return OptaxUpdate(
         traced.name,
         tuple(state),
         stored=stored,
         init=init,
         counts=False,
-        part=Part(traced.stablehlo, tuple(leaves), outputs),
+        part=Part(traced.stablehlo, tuple(leaves), outputs, traced.jaxpr),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from optgen.native.c import Body
 from optgen.native.c_selftest import Proof, write_selftest
 from optgen.native.elf import ObjectLibrary
 from optgen.native.library import Library
+from optgen.native.prove import prove_c
 from optgen.native.target import NativeTarget, get_native_target
 
 ERRORS = {
@@ -45,17 +46,28 @@ class CBundle:
         target: the processor.
         files: by name.
         workspace: bytes that a call needs besides.
+        proven: what its self-test has run on when it was compiled; empty where it has not. It is no part of the files,
+            which are the same on every machine.
     """
 
     name: str
     target: NativeTarget
     files: Mapping[str, bytes] = field(repr=False)
     workspace: int = 0
+    proven: str = field(default="", compare=False)
 
     @property
     def object(self) -> bytes:
         """The object file."""
         return self.files[f"{self.name}_kernels.o"]
+
+    def prove(self) -> CBundle:
+        """Runs the self-test, if this machine can: see :func:`optgen.native.prove.prove_c`.
+
+        Raises:
+            CompileError: if a result is wrong.
+        """
+        return replace(self, proven=prove_c(self.name, self.target, self.files))
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Writes the folder, whole or not at all; one that optgen wrote is replaced.

@@ -45,10 +45,10 @@ class Proof:
     Attributes:
         test: the calls.
         pieces: the memory of a call.
-        call: a C expression, the status of a call; ``{NAME}`` in it is the address of a piece, and ``workspace`` and
+        call: a C expression, the status of a call; ``{NAME}`` is the address of a piece, and ``workspace`` and
             ``threads`` are there.
         function: the function's name.
-        prepare: statements before it, where ``number(i)`` is that of the call.
+        prepare: statements before it, likewise; ``number(i)`` is that of the call.
         numbers: for each call.
     """
 
@@ -86,14 +86,21 @@ def write_selftest(name: str, proof: Proof, workspace: int, **context: Any) -> d
     prints = at
     at += -(-4 * len(test.seeds) * len(results) // _ALIGNMENT) * _ALIGNMENT
     own = len(numbers)
-    prepare = [re.sub(r"\bnumber\((\d+)\)", lambda m: f"numbers[{own + int(m[1])}][call]", x) for x in proof.prepare]
+
+    def placed(text: str) -> str:
+        return re.sub(r"\{(\w+)\}", lambda m: places.get(m[1], m[0]), text)
+
+    def number(match: re.Match[str]) -> str:
+        return f"numbers[{own + int(match[1])}][call]"
+
+    prepare = [re.sub(r"\bnumber\((\d+)\)", number, placed(line)) for line in proof.prepare]
     values = {
         "name": name, "upper": name.upper(), "version": __version__, "seeds": test.seeds, "pieces": rows,
         "results": results, "per_call": first, "prints": prints, "workspace_at": at, "bytes": at + workspace,
         "exponents": _lines([str(x) for x in table.exponents.tolist()]),
         "multiples": _lines([_literal(x, table.width) for x in table.multiples.tolist()]),
         "width": table.width, "numbers": [[repr(float(x)) for x in row] for row in (*numbers, *proof.numbers)],
-        "own": own, "arrays": arrays, "prepare": prepare, "call": proof.call.format_map(places),
+        "own": own, "arrays": arrays, "prepare": prepare, "call": placed(proof.call),
         "function": proof.function, "consecutive": _order(pieces),
         **context,
     }  # fmt: skip

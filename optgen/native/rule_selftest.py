@@ -51,7 +51,7 @@ def rule_selftest(kernel: Kernel) -> SelfTest:
         calls.append(ProbeCall(_SEED + index, hypers))
     leaves = [LeafInfo(o.name, (LENGTH,), o.dtype) for o in spec.results]
     leaves += [LeafInfo(name, (), "f64") for name in spec.returned]
-    info = ProbeInfo("update", spec.dtypes.compute, LENGTH, 0, {}, tuple(calls), tuple(leaves), "", 0)
+    info = ProbeInfo("update", spec.dtypes.compute, LENGTH, 0, {}, tuple(calls), tuple(leaves), 8)
     sources = {o.name: Source(fills[o.name], i, again=True) for i, o in enumerate(spec.operands)}
     sources |= {n: Source(numbers=tuple(c.hypers[n] for c in calls), again=True) for n in spec.returned}
     probe = Probe.of(info, np.concatenate(expected), np.concatenate(tolerance))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, TypeVar
 
 from optgen.errors import HazardError
 from optgen.interop.optax import is_transformation
 from optgen.native import CBundle, NativeTarget, Package, compile_c_function, get_native_target, step_package
 from optgen.native.limits import Limit
+from optgen.native.selftest import SelfTest
 from optgen.train.program import FUSION, StepProgram, lower_step
+from optgen.train.selftest import step_selftest
 from optgen.train.settings import plan_step
 
 _T = TypeVar("_T")
@@ -25,6 +27,7 @@ def compile_step_c(
     name: str,
     entry: str = "step",
     use_cache: bool = True,
+    check: bool = True,
     **settings: Any,
 ) -> CBundle:
     """A whole training step as C without a runtime: :func:`optgen.train.compile_step` for a microcontroller.
@@ -39,6 +42,8 @@ def compile_step_c(
         name: what every symbol begins with.
         entry: ``step``; ``micro`` where grads are accumulated; ``evaluate`` where there is an ``eval_fn``.
         use_cache: whether compiled code may come from the cache.
+        check: whether the self-test is run, where this machine can run the code and has a C compiler; ``proven`` of
+            the result says so.
         settings: as for :func:`optgen.train.compile_step`. Unless ``bake`` says otherwise, all hyperparameters that
             have a value are baked in, but ``lr``. ``compute_dtype`` is by default f32 on processors that have f64 in
             software only.
@@ -49,6 +54,7 @@ def compile_step_c(
     Raises:
         LoweringError: for control flow on the host (a ``lax.scan`` that the compiler does not unroll), and whatever
             else is not understood.
+        CompileError: if the compiler refuses the module, or its code is wrong on this machine.
         UnknownTargetError, HyperparameterError, LeafError...: as :func:`optgen.train.compile_step`.
     """
     chosen = get_native_target(target)
@@ -57,10 +63,11 @@ def compile_step_c(
         return compile_c_function(
             program.mlir, target, name=name, arguments=[a.name for a in program.arguments],
             results=[r.path for r in program.results], summary=_summary(program),
-            limits=_limits(program), flags=(FUSION,), use_cache=use_cache,
+            limits=_limits(program), selftest=_selftest(program, {}), flags=(FUSION,), use_cache=use_cache,
         )  # fmt: skip
 
-    return _build(loss_fn, params, batch, optimizer, chosen, entry, settings, build)
+    bundle = _build(loss_fn, params, batch, optimizer, chosen, entry, settings, build)
+    return bundle.prove() if check else bundle
 
 
 def compile_step_wasm(
@@ -133,6 +140,12 @@ def _build(
             if not set(found) - set(apart):
                 raise
             apart = tuple(dict.fromkeys((*apart, *found)))
+
+
+def _selftest(program: StepProgram, names: Mapping[str, str]) -> SelfTest:
+    """The self-test of a program whose arguments and results have other names where ``names`` says so."""
+    own = [a.name for a in program.arguments] + [r.path for r in program.results]
+    return step_selftest(program.plan, program.compute, program.entry, {n: names.get(n, n) for n in own})
 
 
 def _limits(program: StepProgram) -> dict[str, Limit]:

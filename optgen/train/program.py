@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from optgen.artifact.manifest import LeafInfo
@@ -57,6 +57,7 @@ class StepProgram:
         arguments: in order.
         results: in order: ``loss``, ``metrics/...``, ``result/...``, or the name of the argument that they replace.
         compute: the arithmetic of the update.
+        plan: what the step was planned as.
     """
 
     name: str
@@ -65,6 +66,7 @@ class StepProgram:
     arguments: tuple[ProgramArgument, ...]
     results: tuple[LeafInfo, ...]
     compute: str
+    plan: StepPlan = field(repr=False)
 
     def hazards(self, flags: Sequence[str], *, movable: bool = False) -> list[Hazard]:
         """Compiles the program with ``flags`` and gives the hazards of its aliasing: empty where it is safe.
@@ -134,7 +136,7 @@ def lower_step(
         )
         for i, argument in ((i, plan.arguments[i]) for i in chosen.takes)
     )
-    return StepProgram(plan.name, entry, text, arguments, chosen.results, compute)
+    return StepProgram(plan.name, entry, text, arguments, chosen.results, compute, plan)
 
 
 def _hyper(plan: StepPlan, argument: StepArgument) -> tuple[Hyper | None, Part]:

@@ -80,6 +80,7 @@ def compile_step_wasm(
     name: str,
     entry: str = "step",
     use_cache: bool = True,
+    check: bool = True,
     **settings: Any,
 ) -> Package:
     """A whole training step as an npm package: :func:`optgen.train.compile_step` for browsers and Node.js.
@@ -91,6 +92,7 @@ def compile_step_wasm(
         loss_fn, params, batch, optimizer, entry, use_cache, settings: as for :func:`compile_step_c`.
         target: ``wasm``, ``wasm:scalar`` or ``wasm:threads``.
         name: of the package.
+        check: whether the self-test is run, where there is a Node.js; ``proven`` of the result says so.
 
     Returns:
         The files; ``write`` writes them.
@@ -107,10 +109,12 @@ def compile_step_wasm(
         return step_package(
             program.mlir, chosen, name=name, arguments=[names[a.name] for a in program.arguments],
             results=[names[r.path] for r in program.results], title=_summary(program),
-            limits={names[n]: limit for n, limit in _limits(program).items()}, flags=(FUSION,), use_cache=use_cache,
+            limits={names[n]: limit for n, limit in _limits(program).items()}, selftest=_selftest(program, names),
+            flags=(FUSION,), use_cache=use_cache,
         )  # fmt: skip
 
-    return _build(loss_fn, params, batch, optimizer, chosen, entry, settings, build)
+    package = _build(loss_fn, params, batch, optimizer, chosen, entry, settings, build)
+    return package.prove() if check else package
 
 
 def _build(

@@ -18,9 +18,9 @@ _RELATIVE = {"f16": 2.0**-10, "bf16": 2.0**-7, "f32": 2.0**-23, "f64": 2.0**-52}
 def check_flags(kernel: Kernel) -> tuple[str, ...]:
     """A file of flags for each call of the rule's self-test: inputs, numbers, expected outputs and tolerances.
 
-    The tolerances are those of :mod:`optgen.native.rule_selftest`, the largest of each dtype. There is none for rules with
-    scalar state, since ``iree-run-module`` says of equal numbers that their types mismatch, nor for f16, which modules
-    take as its bits.
+    The tolerances are those of :mod:`optgen.native.rule_selftest`, the largest of each dtype. There is none for rules
+    with scalar state, since ``iree-run-module`` says of equal numbers that their types mismatch, nor for f16, which
+    modules take as its bits.
 
     Args:
         kernel: that runs in place.

@@ -31,7 +31,7 @@ _ASIDE = 1.0137
 _ROUNDING = {"f16": 2.0**-11, "bf16": 2.0**-8, "f32": 2.0**-24, "f64": 2.0**-50}
 _TINY = {"f16": 2.0**-14, "bf16": 2.0**-126, "f32": 2.0**-126, "f64": 2.0**-1000}
 
-#: Runs, and how many elements of intermediate results there may be in a call before there are only half as many.
+#: Runs, and how many elements of intermediate results there may be in a call before there are fewer.
 RUNS = 8
 _MUCH = 30_000_000
 
@@ -81,14 +81,14 @@ def make_probe(recipe: Recipe, samples: int = SAMPLES, projections: int = PROJEC
         recipe: the program.
         samples, projections: see :class:`ProbeInfo`.
     """
-    runs = RUNS if recipe.work <= _MUCH else RUNS // 2
+    runs = RUNS if recipe.work <= _MUCH else RUNS // 2 if recipe.work <= 10 * _MUCH else 3
     found = np.stack([_numbers(recipe, Noise(seed), samples, projections) for seed in range(runs)])
     calls = tuple(ProbeCall(s, dict(h)) for s, h in zip(recipe.seeds, recipe.hypers, strict=True))
     info = ProbeInfo(recipe.entry, recipe.compute, samples, projections, dict(recipe.fills), calls, recipe.results, 8)
     parts, at = [], 0
     for _ in calls:
         for leaf, count in zip(recipe.results, info.counts, strict=True):
-            parts.append(_tolerances(found[:, at : at + count], leaf, projections))
+            parts.append(_tolerances(found[:, at : at + count], leaf, max(count - samples, 0)))
             at += count
     expected, tolerance = (np.concatenate(columns) for columns in zip(*parts, strict=True))
     data, width = encode(expected, tolerance)
@@ -115,7 +115,8 @@ def _numbers(recipe: Recipe, noise: Noise, samples: int, projections: int) -> np
         for number, leaf in enumerate(recipe.results):
             values = np.asarray(results[leaf.path]).astype(np.float64).ravel()
             found.append(values[positions(seed, number, values.size, samples)])
-            found.append(np.array([projection(values, seed, number, k) for k in range(projections)]))
+            if values.size > samples:
+                found.append(np.array([projection(values, seed, number, k) for k in range(projections)]))
         known.update({name: value for name, value in results.items() if name in recipe.kept})
     return np.concatenate(found)
 
@@ -176,9 +177,8 @@ def samples_for(room: int, programs: Sequence[tuple[int, Sequence[LeafInfo]]]) -
     each = 10 if any(leaf.dtype == "f64" for _, leaves in programs for leaf in leaves) else 6
     best = 4
     for samples in (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, SAMPLES):
-        numbers = sum(
-            calls * (min(math.prod(leaf.shape), samples) + PROJECTIONS) for calls, leaves in programs for leaf in leaves
-        )
+        sizes = [(calls, math.prod(leaf.shape)) for calls, leaves in programs for leaf in leaves]
+        numbers = sum(calls * (size if size <= samples else samples + PROJECTIONS) for calls, size in sizes)
         if numbers * each <= room:
             best = samples
     return best

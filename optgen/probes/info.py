@@ -41,7 +41,7 @@ class ProbeInfo:
             transformations.
         compute: the arithmetic of the modules that it is for; empty where modules have no choice.
         samples: how many elements of a result are looked at; all of results that have no more.
-        projections: how many sums with random signs there are of each result.
+        projections: how many sums with random signs there are of each result that is not looked at as a whole.
         fills: what each argument holds, by its position in the manifest; of those that the program takes.
         calls: the calls.
         results: name, shape and dtype of each result.
@@ -60,7 +60,8 @@ class ProbeInfo:
     @property
     def counts(self) -> list[int]:
         """For each result, how many numbers a call has of it."""
-        return [min(math.prod(leaf.shape), self.samples) + self.projections for leaf in self.results]
+        sizes = [math.prod(leaf.shape) for leaf in self.results]
+        return [size if size <= self.samples else self.samples + self.projections for size in sizes]
 
     @property
     def count(self) -> int:
@@ -130,8 +131,8 @@ class Probe:
         for call in info.calls:
             results = []
             for index, (leaf, count) in enumerate(zip(info.results, info.counts, strict=True)):
-                split = at + count - info.projections
                 where = positions(call.seed, index, math.prod(leaf.shape), info.samples)
+                split = at + where.size
                 results.append(
                     ProbeResult(
                         leaf, where, expected[at:split], tolerance[at:split],

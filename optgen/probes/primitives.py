@@ -48,8 +48,8 @@ _ROUNDED: dict[str, tuple[_Function, float]] = {
 
 #: What else JAX computes, with approximations of its devices' own.
 _BY_JAX = (
-    "erf", "erfc", "erf_inv", "lgamma", "digamma", "igamma", "igammac", "polygamma", "zeta",
-    "regularized_incomplete_beta", "bessel_i0e", "bessel_i1e", "asin", "acos", "atan", "asinh", "acosh", "atanh", "atan2", "nextafter", "rem",
+    "erf", "erfc", "erf_inv", "lgamma", "digamma", "igamma", "igammac", "polygamma", "zeta", "bessel_i0e", "bessel_i1e",
+    "regularized_incomplete_beta", "asin", "acos", "atan", "asinh", "acosh", "atanh", "atan2", "nextafter", "rem",
     "cumlogsumexp", "logsumexp", "cholesky", "triangular_solve", "eigh", "qr", "svd", "lu", "fft",
 )  # fmt: skip
 

@@ -9,13 +9,13 @@ import numpy as np
 
 from optgen.artifact.manifest import LeafInfo
 from optgen.artifact.step import EntryInfo, StepArgument
-from optgen.dtypes import from_float64, to_float64
 from optgen.hyper import Hyper, part
 from optgen.probes.build import PROJECTIONS, SAMPLES, Recipe, make_probe, work_of
 from optgen.probes.generate import Fill
 from optgen.probes.info import Probe
 from optgen.probes.interpret import interpret
 from optgen.probes.noise import Noise
+from optgen.probes.rounding import rounded
 from optgen.runtime.groups import Groups
 
 if TYPE_CHECKING:
@@ -49,6 +49,18 @@ def probe_step(
     parts = plan.parts(compute)
     found = {e.name: e for e in plan.entries(parts)}[entry]
     return make_probe(step_recipe(plan, compute, parts, found), samples, projections)[0]
+
+
+def step_recipes(plan: StepPlan, traced: Mapping[str, tuple[Mapping[str, Part], Sequence[EntryInfo]]]) -> list[Recipe]:
+    """The recipes of all programs, for each arithmetic.
+
+    Args:
+        plan: of the step.
+        traced: by the arithmetic, its parts and programs.
+    """
+    return [
+        step_recipe(plan, compute, parts, entry) for compute, (parts, entries) in traced.items() for entry in entries
+    ]
 
 
 def step_recipe(plan: StepPlan, compute: str, parts: Mapping[str, Part], entry: EntryInfo) -> Recipe:
@@ -168,10 +180,3 @@ def _first(
         own = groups.of(argument.path.partition("/")[2]).numbers
         value = own.get(initial.path, hypers.get(initial.path, 0.0))
     return np.broadcast_to(rounded(np.array(float(value)), leaf.dtype), leaf.shape)
-
-
-def rounded(array: np.ndarray, dtype: str) -> np.ndarray:
-    """Numbers as an array of ``dtype`` holds them; floats as float64."""
-    if dtype in ("f16", "bf16", "f32", "f64"):
-        return to_float64(from_float64(array.astype(np.float64), dtype), dtype)
-    return array.astype(dtype.replace("ui", "uint") if dtype.startswith("ui") else dtype.replace("i", "int"))

@@ -65,7 +65,7 @@ class CBundle:
         """Runs the self-test, if this machine can: see :func:`optgen.native.prove.prove_c`.
 
         Raises:
-            CompileError: if a result is wrong.
+            WrongResultError: if a result is wrong.
         """
         return replace(self, proven=prove_c(self.name, self.target, self.files))
 

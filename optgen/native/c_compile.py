@@ -64,7 +64,8 @@ def compile_c(
         UnknownRuleError, UnknownTargetError, HyperparameterError: for a name or value that does not exist.
         LoweringError: if the rule relates elements to one another, reduces the whole tree or rounds at random, or if
             the compiler's host code is not understood.
-        CompileError: if the compiler refuses the module, or its code is wrong on this machine.
+        CompileError: if the compiler refuses the module.
+        WrongResultError: if its code is wrong on this machine.
         CompilerNotFoundError: if JAX or the compiler is not installed.
     """
     from optgen.compiler.api import baked_values

@@ -79,9 +79,9 @@ def write_selftest(name: str, proof: Proof, workspace: int, **context: Any) -> d
         rows.append(_row(piece, at, len(test.seeds), numbers, arrays))
         at += -(-piece.size * SIZES[_stored(piece.dtype)] // _ALIGNMENT) * _ALIGNMENT + _ALIGNMENT
     results, first = [], 0
-    for each in table.kept:
-        [holder] = [i for i, piece in enumerate(pieces) if piece.result == each.result]
-        results.append([holder, int(each.sampled), each.stride, each.count, each.projections, first])
+    for at_result, each in enumerate(table.kept):
+        [holder] = [i for i, piece in enumerate(pieces) if piece.result == at_result]
+        results.append([holder, int(each.sampled), each.count, each.projections, first])
         first += each.count + each.projections
     prints = at
     at += -(-4 * len(test.seeds) * len(results) // _ALIGNMENT) * _ALIGNMENT

@@ -45,9 +45,7 @@ def describe(
         "numbers": {name: list(each) for name, each in numbers.items()},
         "results": list(test.results),
         "dtypes": [dtypes.get(leaf.dtype, leaf.dtype) for leaf in test.probe.info.results],
-        "kept": [
-            {"sampled": k.sampled, "stride": k.stride, "count": k.count, "sums": k.projections} for k in table.kept
-        ],
+        "kept": [{"sampled": k.sampled, "count": k.count, "sums": k.projections} for k in table.kept],
         "width": table.width,
         "data": base64.b64encode(table.data).decode(),
     }

@@ -55,7 +55,7 @@ class Package:
         """Runs the self-test, if there is a Node.js here: see :func:`optgen.native.prove.prove_wasm`.
 
         Raises:
-            CompileError: if a result is wrong.
+            WrongResultError: if a result is wrong.
         """
         return replace(self, proven=prove_wasm(self.name, self.files))
 

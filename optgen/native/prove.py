@@ -5,6 +5,7 @@ What cannot run here is not claimed to be proven, and neither is what lacks a C 
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import tempfile
@@ -13,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from optgen import host
-from optgen.errors import CompileError, UnprovenWarning
+from optgen.errors import CompileError, UnprovenWarning, WrongResultError
 from optgen.native.target import NativeTarget
 
 _SECONDS = 300
@@ -60,7 +61,8 @@ def prove_c(name: str, target: NativeTarget, files: Mapping[str, bytes]) -> str:
         a warning.
 
     Raises:
-        CompileError: if a result is wrong, or the C compiler refuses the files.
+        WrongResultError: if a result is wrong, or differs from call to call.
+        CompileError: if the C compiler refuses the files.
     """
     if f"{name}_selftest.c" not in files or not runs_here(target):
         return ""
@@ -87,7 +89,7 @@ def prove_c(name: str, target: NativeTarget, files: Mapping[str, bytes]) -> str:
         built = subprocess.run(command, cwd=folder, capture_output=True, text=True)
         if built.returncode != 0:
             raise CompileError(f"{target.compiler} refuses the C for {target.name}: {built.stderr.strip()[:300]}")
-        _judge([str(folder / "test")], folder, f"the C for {target.name}")
+        _judge([str(folder / "test")], folder, f"the C of '{name}'", target.name, host.architecture())
     return f"{host.architecture()}, by {target.compiler}"
 
 
@@ -102,7 +104,7 @@ def prove_wasm(name: str, files: Mapping[str, bytes]) -> str:
         What it was proven on; empty without Node.js, of which there is a warning.
 
     Raises:
-        CompileError: if a result is wrong.
+        WrongResultError: if a result is wrong, or differs from call to call.
     """
     if "selftest.js" not in files:
         return ""
@@ -120,7 +122,7 @@ def prove_wasm(name: str, files: Mapping[str, bytes]) -> str:
             'import { selftest } from "./selftest.js";\n'
             "selftest().then(() => process.exit(0), (e) => (console.log(e.message), process.exit(1)));\n"
         )
-        _judge([node, "test.mjs"], folder, f"the package '{name}'")
+        _judge([node, "test.mjs"], folder, f"the package '{name}'", "wasm", "node")
     return f"Node.js {version}"
 
 
@@ -136,14 +138,16 @@ def _unproven(what: str, tool: str) -> None:
     warnings.warn(f"{what} is not proven: there is no {tool} here to run its self-test", UnprovenWarning, stacklevel=4)
 
 
-def _judge(command: list[str], folder: Path, what: str) -> None:
+def _judge(command: list[str], folder: Path, what: str, target: str, device: str) -> None:
     try:
         result = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=_SECONDS)
     except subprocess.TimeoutExpired as error:
         raise CompileError(f"the self-test of {what} does not end within {_SECONDS} seconds") from error
     if result.returncode != 0:
-        said = (result.stdout + result.stderr).strip()
-        raise CompileError(
-            f"{what} is wrong on this machine: {said or f'its self-test ends with status {result.returncode}'} "
-            "(check=False compiles it all the same)"
-        )
+        said = (result.stdout + result.stderr).strip() or f"its self-test ends with status {result.returncode}"
+        named = re.search(r"'([^']+)'", said)
+        raise WrongResultError(
+            f"{what} is not right on this machine: {said}. The compiler is at fault: write the operation in another way, "
+            "or pass check=False to get the code as it is",
+            target, device, named[1] if named else "",
+        )  # fmt: skip

@@ -12,8 +12,8 @@ from optgen.artifact.manifest import LeafInfo
 from optgen.dsl.trace import reference_spec, trace
 from optgen.dsl.variant import KernelSpec, Operand
 from optgen.dtypes import SIZES, to_float64, ulp
-from optgen.hyper import part
-from optgen.lower import PLACEHOLDERS, Kernel, graph_of
+from optgen.hyper import Part, part
+from optgen.lower import PLACEHOLDERS, Kernel, graph_of, rounded
 from optgen.lower.evaluate import evaluate
 from optgen.native.selftest import SelfTest, Source
 from optgen.probes.generate import Fill, filled
@@ -41,7 +41,7 @@ def rule_selftest(kernel: Kernel) -> SelfTest:
             to_float64(filled(fills[o.name], (LENGTH,), o.dtype, _SEED + index, stream), o.dtype)
             for stream, o in enumerate(spec.operands)
         ]
-        outputs, terms = evaluate(graph, [*inputs, *(part(hypers[s.hyper], s.part) for s in spec.scalars)])
+        outputs, terms = evaluate(graph, [*inputs, *(_part(hypers[s.hyper], s.part) for s in spec.scalars)])
         dtypes = [o.dtype for o in spec.results] + [spec.dtypes.compute] * len(spec.returned)
         sizes = [LENGTH] * len(spec.results) + [1] * len(spec.returned)
         for output, term, dtype, size in zip(outputs, terms, dtypes, sizes, strict=True):
@@ -56,6 +56,11 @@ def rule_selftest(kernel: Kernel) -> SelfTest:
     sources |= {n: Source(numbers=tuple(c.hypers[n] for c in calls), again=True) for n in spec.returned}
     probe = Probe.of(info, np.concatenate(expected), np.concatenate(tolerance))
     return SelfTest(probe, sources, tuple(leaf.path for leaf in leaves))
+
+
+def _part(value: float, which: Part) -> float:
+    """A part of a hyperparameter, with a logarithm that is the same on every processor."""
+    return float(rounded.log(value)) if which == "log" and value > 0 else part(value, which)
 
 
 def _fill(spec: KernelSpec, operand: Operand) -> Fill:

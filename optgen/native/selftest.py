@@ -17,9 +17,9 @@ from optgen.probes.generate import Fill
 from optgen.probes.info import Probe
 from optgen.probes.values import encode
 
-#: Numbers of all results and calls together that generated code carries, unless there are more results than that.
+#: Elements of all results and calls together that generated code carries, unless there are many results.
 _MOST = 512
-_FEWEST = 4
+_FEWEST = 8
 
 
 @dataclass(frozen=True)
@@ -63,26 +63,22 @@ class SelfTest:
 
 @dataclass(frozen=True)
 class Kept:
-    """What is kept of one result, the same for each call.
+    """What generated code has of one result, the same for each call.
 
     Attributes:
-        result: its position among the probe's results.
-        sampled: whether its elements are sampled; else they are those at multiples of ``stride``.
-        stride: every so many-th of the probe's elements is kept.
-        count: elements that are kept.
-        projections: sums that are kept.
+        sampled: whether its elements are sampled; else they are all.
+        count: elements.
+        projections: sums of all elements with random signs.
     """
 
-    result: int
     sampled: bool
-    stride: int
     count: int
     projections: int
 
 
 @dataclass(frozen=True)
 class Table:
-    """The kept numbers of a probe, in order: by call, result, elements, projections.
+    """The numbers of a probe in order: by call, result, elements, projections.
 
     Attributes:
         kept: for each result.
@@ -98,26 +94,24 @@ class Table:
     data: bytes
 
 
+def samples_of(calls: int, results: int) -> int:
+    """How many elements of each result a probe for generated code should have."""
+    return max(_FEWEST, _MOST // (calls * results))
+
+
 def table_of(probe: Probe) -> Table:
-    """What generated code keeps of a probe's numbers."""
-    info = probe.info
-    most = max(_FEWEST, _MOST // max(1, len(info.calls) * len(info.results)))
-    kept = []
-    for index, leaf in enumerate(info.results):
-        size = math.prod(leaf.shape)
-        there = min(size, info.samples)
-        stride = max(1, -(-there // most)) if size > info.samples else max(1, there // most)
-        kept.append(Kept(index, size > info.samples, stride, -(-there // stride), info.projections))
-    expected, tolerance = [], []
-    for call in probe.results:
-        for each, result in zip(kept, call, strict=True):
-            expected += [result.expected[:: each.stride], result.projections]
-            tolerance += [result.tolerance[:: each.stride], result.projection_tolerance]
+    """The numbers of a probe for generated code."""
+    kept = tuple(
+        Kept(math.prod(r.leaf.shape) > probe.info.samples, len(r.expected), len(r.projections))
+        for r in probe.results[0]
+    )
+    results = [result for call in probe.results for result in call]
+    expected = [part for r in results for part in (r.expected, r.projections)]
+    tolerance = [part for r in results for part in (r.tolerance, r.projection_tolerance)]
     data, width = encode(np.concatenate(expected), np.concatenate(tolerance))
     count = len(data) // (2 + width)
     exponents = np.frombuffer(data, "<i2", count)
-    multiples = np.frombuffer(data, f"<i{width}", count, 2 * count)
-    return Table(tuple(kept), exponents, multiples, width, data)
+    return Table(kept, exponents, np.frombuffer(data, f"<i{width}", count, 2 * count), width, data)
 
 
 def source_of(array: np.ndarray, dtype: str) -> Source:

@@ -51,7 +51,8 @@ def update_package(
     Raises:
         LoweringError: for a rule that does not run in place, or needs to see the whole tree, or accumulates grads.
         HyperparameterError: for a default that the rule forbids, or a name that npm does.
-        CompileError: if the compiler refuses the module, or its code is wrong in Node.js.
+        CompileError: if the compiler refuses the module.
+        WrongResultError: if its code is wrong in Node.js.
         CompilerNotFoundError: if JAX or the compiler is not installed.
     """
     rule, defaults = variant.rule, dict(defaults or {})

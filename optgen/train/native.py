@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, TypeVar
 
-from optgen.errors import HazardError
+from optgen.errors import HazardError, UnprovenWarning
 from optgen.interop.optax import is_transformation
 from optgen.native import CBundle, NativeTarget, Package, compile_c_function, get_native_target, step_package
 from optgen.native.limits import Limit
@@ -54,7 +55,8 @@ def compile_step_c(
     Raises:
         LoweringError: for control flow on the host (a ``lax.scan`` that the compiler does not unroll), and whatever
             else is not understood.
-        CompileError: if the compiler refuses the module, or its code is wrong on this machine.
+        CompileError: if the compiler refuses the module.
+        WrongResultError: if its code is wrong on this machine.
         UnknownTargetError, HyperparameterError, LeafError...: as :func:`optgen.train.compile_step`.
     """
     chosen = get_native_target(target)
@@ -146,10 +148,20 @@ def _build(
             apart = tuple(dict.fromkeys((*apart, *found)))
 
 
-def _selftest(program: StepProgram, names: Mapping[str, str]) -> SelfTest:
-    """The self-test of a program whose arguments and results have other names where ``names`` says so."""
+def _selftest(program: StepProgram, names: Mapping[str, str]) -> SelfTest | None:
+    """The self-test of a program whose arguments and results have other names where ``names`` says so.
+
+    None, and a warning, where the reference cannot be evaluated.
+    """
     own = [a.name for a in program.arguments] + [r.path for r in program.results]
-    return step_selftest(program.plan, program.compute, program.entry, {n: names.get(n, n) for n in own})
+    try:
+        return step_selftest(program.plan, program.compute, program.entry, {n: names.get(n, n) for n in own})
+    except Exception as error:  # whatever JAX or numpy has against one of the user's operations
+        reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+        warnings.warn(
+            f"'{program.name}' has no self-test, so nothing proves it: {reason[:300]}", UnprovenWarning, stacklevel=6
+        )
+        return None
 
 
 def _limits(program: StepProgram) -> dict[str, Limit]:

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from optgen.dtypes import to_float64
-from optgen.hyper import part
-from optgen.native.selftest import SelfTest, Source, source_of
+from optgen.hyper import Part, part
+from optgen.lower import rounded
+from optgen.native.selftest import SelfTest, Source, samples_of, source_of
 from optgen.probes.generate import Fill, filled
 from optgen.probes.noise import Noise
 from optgen.probes.step import first_values, probe_step
@@ -26,16 +27,16 @@ def step_selftest(plan: StepPlan, compute: str, entry: str, names: Mapping[str, 
         entry: the program.
         names: what the generated code calls arguments and results, by their names in the plan.
     """
-    probe = probe_step(plan, compute, entry)
+    found = next(e for e in plan.entries(plan.parts(compute)) if e.name == entry)
+    probe = probe_step(plan, compute, entry, samples=samples_of(2, len(found.results)))
     calls = probe.info.calls
-    takes = next(e.takes for e in plan.entries(plan.parts(compute)) if e.name == entry)
     first = _first_state(plan, compute, probe.info.fills, calls[0].seed, calls[0].hypers)
     sources = {}
-    for index in takes:
+    for index in found.takes:
         argument = plan.arguments[index]
         if argument.hyper is not None:
             scalar = argument.hyper
-            numbers = tuple(part(call.hypers[scalar.hyper], scalar.part) for call in calls)
+            numbers = tuple(_part(call.hypers[scalar.hyper], scalar.part) for call in calls)
             source = Source(again=True, numbers=numbers)
         elif argument.name in first:
             source = first[argument.name]
@@ -44,6 +45,11 @@ def step_selftest(plan: StepPlan, compute: str, entry: str, names: Mapping[str, 
             source = Source(probe.info.fills[index], index, again)
         sources[names[argument.name]] = source
     return SelfTest(probe, sources, tuple(names[leaf.path] for leaf in probe.info.results))
+
+
+def _part(value: float, which: Part) -> float:
+    """A part of a hyperparameter, with a logarithm that is the same on every processor."""
+    return float(rounded.log(value)) if which == "log" and value > 0 else part(value, which)
 
 
 def _first_state(

@@ -147,7 +147,7 @@ def _judge(command: list[str], folder: Path, what: str, target: str, device: str
         said = (result.stdout + result.stderr).strip() or f"its self-test ends with status {result.returncode}"
         named = re.search(r"'([^']+)'", said)
         raise WrongResultError(
-            f"{what} is not right on this machine: {said}. The compiler is at fault: write the operation in another way, "
+            f"{what} is not right on this machine: {said}. The compiler is at fault: write the operation another way, "
             "or pass check=False to get the code as it is",
             target, device, named[1] if named else "",
         )  # fmt: skip

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from optgen.artifact.manifest import LeafInfo
-from optgen.lower.style import render
+from optgen.lower.style import render, symbol
 from optgen.train.parts import Part, tensor
 
 
@@ -41,7 +41,7 @@ def join(
     """The module.
 
     Args:
-        name: of the module.
+        name: of the module; what MLIR does not take in one becomes ``_``.
         parts: by name.
         entries: its entry points.
         fence_pools: whether to keep the gradients of pools in kernels of their own, which Mesa's Vulkan driver needs.
@@ -51,7 +51,7 @@ def join(
     used = dict.fromkeys(part for entry in entries for part in entry.parts)
     for key in used:
         functions += (written or {}).get(key) or _functions(parts[key].stablehlo, key, fence_pools)
-    return render("step.mlir.j2", name=name, functions=functions, entries=[_entry(e, parts) for e in entries])
+    return render("step.mlir.j2", name=symbol(name), functions=functions, entries=[_entry(e, parts) for e in entries])
 
 
 def unread(part: Part) -> set[str]:

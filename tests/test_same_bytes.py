@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from same_bytes import bundles, elsewhere, operations
 
-from optgen.lower import rounded, steady
+from optgen.lower import rounded
 
-FUNCTIONS = ("exp", "expm1", "log", "log1p", "tanh", "cbrt", "sin", "cos", "erf", "power", "arctan2")
+FUNCTIONS = ("exp", "expm1", "log", "log1p", "tanh", "cbrt", "sin", "cos", "power", "arctan2")
 
 
 def test_operations_give_the_same_bits_on_another_processor() -> None:
@@ -62,35 +62,20 @@ def test_functions_are_correctly_rounded(name: str, rng: np.random.Generator) ->
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_fast_functions_are_good_to_a_few_units(name: str, rng: np.random.Generator) -> None:
-    most = {"power": 200, "erf": 16}.get(name, 4)
-    for arguments in _arguments(name, rng, 500):
-        wanted = getattr(rounded, name)(*arguments)
+def test_functions_are_numpys_to_a_few_units(name: str, rng: np.random.Generator) -> None:
+    for arguments in _arguments(name, rng, 200):
         with np.errstate(all="ignore"):
-            off = np.abs(getattr(steady, name)(*arguments) - wanted) / np.spacing(np.abs(wanted))
-        assert np.nanmax(off) <= most, arguments
+            wanted = getattr(np, name)(*arguments)
+        np.testing.assert_allclose(getattr(rounded, name)(*arguments), wanted, rtol=1e-15, atol=1e-300)
 
 
-@pytest.mark.parametrize("functions", [rounded, steady], ids=lambda m: m.__name__.rpartition(".")[2])
-@pytest.mark.parametrize("name", [*FUNCTIONS, "sinh", "cosh", "exp2"])
-def test_edges_are_numpys(functions: Any, name: str) -> None:
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_edges_are_numpys(name: str) -> None:
     """Zeros and their signs, infinities, NaN, overflow."""
-    if not hasattr(functions, name) or name == "erf":
-        return
     edges = np.array([0.0, -0.0, 1, -1, np.inf, -np.inf, np.nan, 0.5, 2, 3, -3, 1e308, -1e308])
     arguments = (edges[:, None], edges[None]) if name in ("power", "arctan2") else (edges,)
     with np.errstate(all="ignore"):
-        wanted, found = getattr(np, name)(*arguments), getattr(functions, name)(*arguments)
+        wanted, found = getattr(np, name)(*arguments), getattr(rounded, name)(*arguments)
     np.testing.assert_allclose(found, wanted, rtol=1e-14)
     known = ~np.isnan(wanted)
     np.testing.assert_array_equal(np.signbit(found)[known], np.signbit(wanted)[known])
-
-
-def test_products_do_not_depend_on_the_order_of_sums(rng: np.random.Generator) -> None:
-    left = rng.standard_normal((3, 40, 1500)) * np.exp(rng.standard_normal((3, 40, 1)) * 10)
-    right = rng.standard_normal((1500, 20))
-    found = steady.matmul(left, right)
-    np.testing.assert_array_equal(found, steady.matmul(left[..., ::-1], right[::-1]))
-    np.testing.assert_array_less(np.abs(found - left @ right), 1e-15 * (np.abs(left) @ np.abs(right)) + 1e-300)
-    turned = steady.bilinear(lambda a, b: np.convolve(a[::-1], b[::-1])[::-1], left[0, 0], right[:, 0], 1500)
-    np.testing.assert_array_equal(steady.bilinear(np.convolve, left[0, 0], right[:, 0], 1500), turned)

@@ -18,6 +18,7 @@ from optgen.artifact.transform import TensorInfo as Tensor
 from optgen.dsl.trace import import_jax
 from optgen.dtypes import element_name, numpy_dtype
 from optgen.errors import LeafError, RuleError
+from optgen.lower.repair import stablehlo_of
 from optgen.runtime.tree import leaves_of, map_tree, show, walk
 
 #: A state whose dtypes have not settled after so many traces never will.
@@ -160,7 +161,7 @@ class _Tracer:
             leaves = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in after]  # e.g. moments begun as bf16, kept as f32
         else:
             raise RuleError(f"'{self.label}' must keep the dtypes of its state, which change at every step")
-        text: str = self.attempt("update", lambda: traced.lower(lowering_platforms=("cpu",)).as_text())
+        text: str = self.attempt("update", lambda: stablehlo_of(traced, "cpu"))
         state = [
             Tensor("state", path, tuple(leaf.shape), _state_dtype(leaf.dtype, path, flag), keys)
             for path, leaf, keys, flag in zip(self.paths, leaves, self.keys, self.bools, strict=True)
@@ -263,8 +264,7 @@ class _Tracer:
             given = self.init(*leaves)[0]
             return [given[i].astype(_jax_name(state[i].passed)) for i in computed]
 
-        lowered = jax.jit(rest, keep_unused=True).trace(*params).lower(lowering_platforms=("cpu",))
-        return tuple(found), lowered.as_text()
+        return tuple(found), stablehlo_of(jax.jit(rest, keep_unused=True).trace(*params), "cpu")
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 from optgen.artifact.manifest import LeafInfo
 from optgen.lower.style import render
-from optgen.train.parts import Part
+from optgen.train.parts import Part, tensor
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,14 @@ class Entry:
     aliased: frozenset[str] = frozenset()
 
 
-def join(name: str, parts: Mapping[str, Part], entries: Sequence[Entry], *, fence_pools: bool = False) -> str:
+def join(
+    name: str,
+    parts: Mapping[str, Part],
+    entries: Sequence[Entry],
+    *,
+    fence_pools: bool = False,
+    written: Mapping[str, Sequence[str]] | None = None,
+) -> str:
     """The module.
 
     Args:
@@ -38,11 +45,12 @@ def join(name: str, parts: Mapping[str, Part], entries: Sequence[Entry], *, fenc
         parts: by name.
         entries: its entry points.
         fence_pools: whether to keep the gradients of pools in kernels of their own, which Mesa's Vulkan driver needs.
+        written: the functions of parts that are not to be taken from their StableHLO, ``KEY_main`` among them.
     """
     functions: list[str] = []
     used = dict.fromkeys(part for entry in entries for part in entry.parts)
     for key in used:
-        functions += _functions(parts[key].stablehlo, key, fence_pools)
+        functions += (written or {}).get(key) or _functions(parts[key].stablehlo, key, fence_pools)
     return render("step.mlir.j2", name=name, functions=functions, entries=[_entry(e, parts) for e in entries])
 
 
@@ -174,7 +182,3 @@ def _entry(entry: Entry, parts: Mapping[str, Part]) -> dict[str, Any]:
         "result_types": [tensor(leaf) for leaf in entry.results],
     }
 
-
-def tensor(leaf: LeafInfo) -> str:
-    """The MLIR type of a leaf."""
-    return f"tensor<{''.join(f'{extent}x' for extent in leaf.shape)}{leaf.dtype}>"

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from optgen.errors import HazardError
 from optgen.interop.optax import is_transformation
 from optgen.native import CBundle, NativeTarget, Package, compile_c_function, get_native_target, step_package
-from optgen.train.program import FUSION, StepProgram, lower_step
+from optgen.train.program import StepProgram, lower_step
 from optgen.train.settings import plan_step
 
 _T = TypeVar("_T")
@@ -55,7 +55,7 @@ def compile_step_c(
     def build(program: StepProgram) -> CBundle:
         return compile_c_function(
             program.mlir, target, name=name, arguments=[a.name for a in program.arguments],
-            results=[r.path for r in program.results], summary=_summary(program), flags=(FUSION,), use_cache=use_cache,
+            results=[r.path for r in program.results], summary=_summary(program), use_cache=use_cache,
         )  # fmt: skip
 
     return _build(loss_fn, params, batch, optimizer, chosen, entry, settings, build)
@@ -97,8 +97,7 @@ def compile_step_wasm(
         }
         return step_package(
             program.mlir, chosen, name=name, arguments=[names[a.name] for a in program.arguments],
-            results=[names[r.path] for r in program.results], title=_summary(program), flags=(FUSION,),
-            use_cache=use_cache,
+            results=[names[r.path] for r in program.results], title=_summary(program), use_cache=use_cache,
         )  # fmt: skip
 
     return _build(loss_fn, params, batch, optimizer, chosen, entry, settings, build)
@@ -122,7 +121,7 @@ def _build(
         settings["bake"] = [h.name for h in hypers if h.default is not None and h.kind != "step" and h.name != "lr"]
     apart: tuple[str, ...] = ()
     while True:
-        program = lower_step(loss_fn, params, batch, optimizer, entry=entry, apart=apart, **settings)
+        program = lower_step(loss_fn, params, batch, optimizer, entry=entry, apart=apart, fuse=True, **settings)
         try:
             return build(program)
         except HazardError as error:

@@ -23,7 +23,7 @@ _C_TYPES = {"f4": "float", "f8": "double", "i4": "int32_t", "u4": "uint32_t", "i
 FROM_ZEROS = ("sgd", "adam", "adamw", "amsgrad", "lion", "signsgd", "adabelief", "adan", "lamb")
 
 #: Emulators of what ``gcc`` for a target makes.
-EMULATORS = {"cpu:aarch64": "qemu-aarch64", "cpu:armv7": "qemu-arm", "cpu:riscv64": "qemu-riscv64"}
+EMULATORS = {"cpu:aarch64": "qemu-aarch64-static", "cpu:armv7": "qemu-arm-static", "cpu:riscv64": "qemu-riscv64-static"}
 
 
 def run_python(program: Program, target: str) -> list[Run]:

@@ -497,7 +497,7 @@ def scatter(rng: np.random.Generator, shape: Shape, b: Builder) -> Any:
         i = b.input(indices(rng, (), shape[0]).astype(np.int32))
         return kind, lambda h, v: jax.lax.dynamic_update_slice_in_dim(h, jnp.sin(h[: (shape[0] + 1) // 2]), v.batch[i], 0)
     places = indices(rng, (count,), shape[0])
-    if kind == "set":  # which of several that write to one place wins is not defined
+    if kind in ("set", "multiply"):  # which of several that write to one place wins is not defined; nor are derivatives
         places = np.unique(np.where(places < 0, np.maximum(places + shape[0], -1), np.minimum(places, shape[0])))
         places = places[places >= 0].astype(np.int32)
         mode = "drop"
@@ -505,7 +505,8 @@ def scatter(rng: np.random.Generator, shape: Shape, b: Builder) -> Any:
             return None
     i, count = b.input(places), len(places)
     leaf = b.param(rng, (count, *shape[1:]), 0.3, 1.0 if kind == "multiply" else 0.0)
-    return f"h.at[{count}].{kind}({mode})", lambda h, v: getattr(h.at[v.batch[i]], kind)(v.params[leaf], mode=mode)
+    unique = {"unique_indices": True} if kind == "multiply" else {}
+    return f"h.at[{count}].{kind}({mode})", lambda h, v: getattr(h.at[v.batch[i]], kind)(v.params[leaf], mode=mode, **unique)
 
 
 @piece(1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import shutil
 import subprocess
 import sys
 import time
@@ -14,7 +15,12 @@ from typing import Any
 
 #: Where programs run: processors of this machine, a software GPU, C natively and emulated, JavaScript.
 TARGETS = ("cpu:x86-64-v3", "vulkan", "cpu:x86-64-v2", "c:cpu:x86-64-v3", "wasm")
-RARELY = ("c:cpu:aarch64", "c:cpu:armv7", "c:cpu:riscv64")
+#: What is emulated, and the compiler and emulator that it needs.
+RARELY = {
+    "c:cpu:aarch64": ("aarch64-linux-gnu-gcc", "qemu-aarch64-static"),
+    "c:cpu:armv7": ("arm-linux-gnueabihf-gcc", "qemu-arm-static"),
+    "c:cpu:riscv64": ("riscv64-linux-gnu-gcc", "qemu-riscv64-static"),
+}
 
 _HERE = Path(__file__).resolve().parent.parent
 
@@ -22,8 +28,9 @@ _HERE = Path(__file__).resolve().parent.parent
 def targets_of(number: int, targets: Sequence[str], each: int = 1) -> list[str]:
     """Those that a program is run on: in turn, and every 20th on an emulated processor too."""
     found = [targets[(number * each + i) % len(targets)] for i in range(min(each, len(targets)))]
-    if tuple(targets) == TARGETS and number % 20 == 7:
-        found.append(RARELY[number // 20 % len(RARELY)])
+    rarely = [t for t, tools in RARELY.items() if all(map(shutil.which, tools))]
+    if tuple(targets) == TARGETS and number % 20 == 7 and rarely:
+        found.append(rarely[number // 20 % len(rarely)])
     return found
 
 

@@ -9,7 +9,7 @@ import dataclasses
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,7 +19,7 @@ from optgen.dsl.trace import import_jax
 from optgen.dtypes import element_name, numpy_dtype
 from optgen.errors import LeafError, RuleError
 from optgen.lower.repair import stablehlo_of
-from optgen.runtime.tree import leaves_of, map_tree, show, walk
+from optgen.runtime.tree import leaves_of, map_tree, mapping_like, sequence_like, show, walk
 
 #: A state whose dtypes have not settled after so many traces never will.
 _SETTLE = 4
@@ -53,6 +53,7 @@ class TracedUpdate:
         results: positions, among the arguments, of what each result replaces.
         initial: for each leaf of the state, what it begins as.
         init: StableHLO that takes the params and gives what of the state must be computed from them; or None.
+        jaxpr, init_jaxpr: the same two functions as JAX has them, for :mod:`optgen.probes`.
     """
 
     name: str
@@ -61,6 +62,8 @@ class TracedUpdate:
     results: tuple[int, ...]
     initial: tuple[Initial, ...]
     init: str | None
+    jaxpr: Any = field(default=None, repr=False, compare=False)
+    init_jaxpr: Any = field(default=None, repr=False, compare=False)
 
 
 class Transformation(Protocol):
@@ -169,8 +172,8 @@ class _Tracer:
         arguments = (*self.params, *self.grads, *state, *self.extra)
         first = len(self.params) + len(self.grads)
         results = (*range(len(self.params)), *range(first, first + len(state)))
-        initial, init = self.initial(param_structs, state)
-        return TracedUpdate(self.label, text, arguments, results, initial, init)
+        initial, init, init_jaxpr = self.initial(param_structs, state)
+        return TracedUpdate(self.label, text, arguments, results, initial, init, traced.jaxpr, init_jaxpr)
 
     def attempt(self, what: str, call: Any) -> Any:
         """``call()``, with whatever JAX says against it in one line."""
@@ -238,7 +241,7 @@ class _Tracer:
 
     # What the state is before the first step.
 
-    def initial(self, params: Sequence[Any], state: Sequence[Tensor]) -> tuple[tuple[Initial, ...], str | None]:
+    def initial(self, params: Sequence[Any], state: Sequence[Tensor]) -> tuple[tuple[Initial, ...], str | None, Any]:
         jax = self.jax
         sources = _sources(jax.make_jaxpr(lambda *p: self.init(*p)[0])(*params).jaxpr, {})
         found: list[Initial] = []
@@ -258,13 +261,14 @@ class _Tracer:
             else:
                 found.append(Initial(copy=self.params[source].path))
         if not computed:
-            return tuple(found), None
+            return tuple(found), None, None
 
         def rest(*leaves: Any) -> list[Any]:
             given = self.init(*leaves)[0]
             return [given[i].astype(_jax_name(state[i].passed)) for i in computed]
 
-        return tuple(found), stablehlo_of(jax.jit(rest, keep_unused=True).trace(*params), "cpu")
+        traced = jax.jit(rest, keep_unused=True).trace(*params)
+        return tuple(found), stablehlo_of(traced, "cpu"), traced.jaxpr
 
 
 @dataclass(frozen=True)
@@ -317,12 +321,9 @@ def _plain(jax: Any, tree: Any) -> Any:
         children = {key: _plain(jax, child) for key, child in tree.items()}
         if type(tree) is dict or jax.tree_util.all_leaves([tree]):
             return children
-        return type(tree)(children)  # type: ignore[call-arg]
+        return mapping_like(tree, children)
     if isinstance(tree, list | tuple):
-        items = [_plain(jax, child) for child in tree]
-        if hasattr(tree, "_fields"):
-            return type(tree)(*items)
-        return items if type(tree) is list else type(tree)(items)
+        return sequence_like(tree, [_plain(jax, child) for child in tree])
     return tree
 
 

@@ -19,6 +19,9 @@ from optgen.dsl.trace import import_jax
 from optgen.dtypes import element_name, storage_dtype
 from optgen.errors import LeafError
 from optgen.lower.repair import stablehlo_of
+from optgen.probes.attach import attach
+from optgen.probes.check import check_bundle
+from optgen.probes.function import function_recipe
 from optgen.runtime.tree import map_tree, show, walk
 from optgen.targets import Target, get_target
 from optgen.train.limits import check_vulkan
@@ -33,6 +36,7 @@ def compile_function(
     targets: str | Target | Sequence[str | Target] = "cpu",
     progress: Progress | None = None,
     use_cache: bool = True,
+    check: bool = True,
 ) -> FunctionBundle:
     """Compiles a function of trees of arrays to a tree of arrays.
 
@@ -47,6 +51,8 @@ def compile_function(
         targets: one or more of ``optgen.targets``.
         progress: called as ``progress(name, target, None)`` before and ``(name, target, bytes)`` after each module.
         use_cache: whether compiled modules may come from the cache.
+        check: whether to run the probes of each module on every device here that it can run on, twice. The bundle
+            carries its probes in any case: ``optgen verify`` runs them anywhere.
 
     Returns:
         A bundle: ``bundle.save(path)`` writes it, :class:`optgen.train.CompiledFunction`
@@ -57,6 +63,7 @@ def compile_function(
         TreeError: if a tree has keys that are not strings.
         UnknownTargetError, UnsupportedTargetError: for a target that does not exist, or lacks a dtype.
         CompileError: if the compiler refuses the program.
+        WrongResultError: if a module gives wrong results here, or others each time.
         CompilerNotFoundError: if JAX or the compiler is not installed.
 
     Example:
@@ -71,7 +78,7 @@ def compile_function(
     arguments = _argument_names(function, len(examples))
     trees = tuple(structure_of(tree, argument) for tree, argument in zip(examples, arguments, strict=True))
     inputs = [_leaf(p, v) for tree, a in zip(examples, arguments, strict=True) for p, v in walk(tree, a)]
-    stablehlo, outputs, result_tree = _trace(function, examples, inputs)
+    stablehlo, outputs, result_tree, jaxpr = _trace(function, examples, inputs)
     used = tuple(dict.fromkeys(re.findall(r"(?:x|<)(bf16|f16|f32|f64)>", stablehlo)))
     files, modules = {_STABLEHLO: stablehlo.encode()}, []
     for target in chosen:
@@ -97,13 +104,17 @@ def compile_function(
         stablehlo=_STABLEHLO,
         versions={"optgen": __version__, "iree-base-compiler": compiler_version(), "jax": version("jax")},
     )
-    return FunctionBundle.of(manifest, files)
+    values = [value for tree in examples for _, value in walk(tree)]
+    bundle = attach(FunctionBundle.of(manifest, files), lambda: [function_recipe(jaxpr, inputs, values, outputs)])
+    if check:
+        check_bundle(bundle)
+    return bundle
 
 
 def _trace(
     function: Callable[..., Any], examples: tuple[Any, ...], inputs: Sequence[LeafInfo]
-) -> tuple[str, list[LeafInfo], Any]:
-    """StableHLO whose ``main`` takes and returns leaves in optgen's order, its results, and their structure."""
+) -> tuple[str, list[LeafInfo], Any, Any]:
+    """StableHLO whose ``main`` takes and returns leaves in optgen's order, its results, their structure, its jaxpr."""
     jax = import_jax()
     results: Any = None
 
@@ -123,7 +134,7 @@ def _trace(
     outputs = [_leaf(path, info) for path, info in zip(paths, traced.out_info, strict=True)]
     if not outputs:
         raise LeafError("a function to compile must return at least one array")
-    return text, outputs, structure_of(results, "the result")
+    return text, outputs, structure_of(results, "the result"), traced.jaxpr
 
 
 def _flags(target: Target, inputs: Sequence[LeafInfo]) -> tuple[str, ...]:

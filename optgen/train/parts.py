@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from optgen.artifact.manifest import LeafInfo
@@ -26,11 +26,13 @@ class Part:
         stablehlo: a module whose ``main`` takes the ``inputs`` and returns the ``outputs``.
         inputs: by name: ``params/w``, ``state/m/w``, ``batch/x``, ``grads/w``...
         outputs: likewise; ``loss``, ``metrics/accuracy``, or the name of what is replaced.
+        jaxpr: the same function as JAX has it, for :mod:`optgen.probes`.
     """
 
     stablehlo: str
     inputs: tuple[LeafInfo, ...]
     outputs: tuple[LeafInfo, ...]
+    jaxpr: Any = field(default=None, repr=False, compare=False)
 
 
 def leaves_of_example(tree: Any, name: str, *, hint: str = "") -> tuple[LeafInfo, ...]:
@@ -111,4 +113,4 @@ def trace_part(
     traced = jax.jit(function, keep_unused=True).trace(*(struct(leaf) for leaf in inputs))
     text = stablehlo_of(traced)
     outputs = [_leaf(name, info, "") for name, info in zip(names(), traced.out_info, strict=True)]
-    return Part(text, tuple(inputs), tuple(outputs))
+    return Part(text, tuple(inputs), tuple(outputs), traced.jaxpr)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from optgen.artifact.function import Structure
 from optgen.artifact.manifest import LeafInfo
 from optgen.artifact.step import COMPUTE, EntryInfo, StepArgument
+from optgen.probes.generate import Fill
 from optgen.train.join import Entry, join, passed_through, unread
 from optgen.train.leafwise import leaf_kernels
 from optgen.train.parts import Part
@@ -31,6 +32,7 @@ class StepPlan:
         arguments: of all programs; numbers of the arithmetic's type have the dtype ``compute``.
         groups: hyperparameters by patterns of leaves' paths.
         asked: the arithmetic that was asked for.
+        fills: what arguments hold in probes, by their position; of those that come from the user's examples.
     """
 
     name: str
@@ -43,6 +45,7 @@ class StepPlan:
     arguments: tuple[StepArgument, ...]
     groups: Mapping[str, Mapping[str, float]]
     asked: str | None
+    fills: Mapping[int, Fill] = field(default_factory=dict)
 
     def parts(self, compute: str) -> dict[str, Part]:
         """The traced parts, by name, for one arithmetic."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from optgen.artifact.manifest import LeafInfo
@@ -11,7 +11,7 @@ from optgen.artifact.step import StepArgument
 from optgen.compiler.driver import compile_and_print
 from optgen.dtypes import storage_dtype
 from optgen.errors import LoweringError
-from optgen.hyper import part
+from optgen.hyper import Hyper, Part, part
 from optgen.lower.hazard import Hazard, find_hazards
 from optgen.targets import Target
 from optgen.train.plan import StepPlan, leaf_of
@@ -31,6 +31,8 @@ class ProgramArgument:
         aliased: whether the program writes that result over the argument. Else the caller copies it there.
         number: for a hyperparameter with a default, the number to pass; for ``count``, ``scalar`` and state that begins
             with one number, that number. None where there is no such number.
+        hyper: for a hyperparameter, which.
+        part: which part of it.
     """
 
     name: str
@@ -40,6 +42,8 @@ class ProgramArgument:
     result: int | None
     aliased: bool
     number: float | None = None
+    hyper: Hyper | None = None
+    part: Part = "value"
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,7 @@ class StepProgram:
         arguments: in order.
         results: in order: ``loss``, ``metrics/...``, ``result/...``, or the name of the argument that they replace.
         compute: the arithmetic of the update.
+        plan: what the step was planned as.
     """
 
     name: str
@@ -61,6 +66,7 @@ class StepProgram:
     arguments: tuple[ProgramArgument, ...]
     results: tuple[LeafInfo, ...]
     compute: str
+    plan: StepPlan = field(repr=False)
 
     def hazards(self, flags: Sequence[str], *, movable: bool = False) -> list[Hazard]:
         """Compiles the program with ``flags`` and gives the hazards of its aliasing: empty where it is safe.
@@ -132,10 +138,17 @@ def lower_step(
             chosen.gives.index(i) if i in chosen.gives else None,
             i in written,
             _number(plan, argument),
+            *_hyper(plan, argument),
         )
         for i, argument in ((i, plan.arguments[i]) for i in chosen.takes)
     )
-    return StepProgram(plan.name, entry, text, arguments, chosen.results, compute)
+    return StepProgram(plan.name, entry, text, arguments, chosen.results, compute, plan)
+
+
+def _hyper(plan: StepPlan, argument: StepArgument) -> tuple[Hyper | None, Part]:
+    if (scalar := argument.hyper) is None:
+        return None, "value"
+    return next(h for h in plan.update.hypers if h.name == scalar.hyper), scalar.part
 
 
 def _number(plan: StepPlan, argument: StepArgument) -> float | None:

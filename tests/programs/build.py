@@ -75,5 +75,7 @@ def indices(rng: np.random.Generator, shape: tuple[int, ...], extent: int) -> np
     found = rng.integers(0, max(extent, 1), shape)
     if rng.random() < 0.5 and found.size:
         wrong = rng.random(shape) < 0.2
-        found = np.where(wrong, rng.choice([-1, -extent, -extent - 1, extent, extent + 3, 10 * extent + 7], shape), found)
+        found = np.where(
+            wrong, rng.choice([-1, -extent, -extent - 1, extent, extent + 3, 10 * extent + 7], shape), found
+        )
     return np.asarray(found, np.int64 if rng.random() < 0.25 else np.int32)

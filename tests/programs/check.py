@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from programs.generate import Program
-from programs.machines import run_c, run_python, run_wasm
 
 from optgen.errors import OptgenError
+from programs.generate import Program
+from programs.machines import run_c, run_python, run_wasm
 
 #: So that gradients are what SGD takes away.
 LR = 1.0
@@ -112,7 +112,9 @@ def _verdict(program: Program, wanted: Reference, runs: list[tuple[float, Leaves
             off = _ratio(new, expected[name], allowed[name])
             if off > worst:
                 gap = np.abs(np.asarray(new, np.float64) - expected[name])
-                at = np.unravel_index(int(np.nanargmax(np.where(np.isnan(gap), np.inf, gap / allowed[name]))), gap.shape)
+                at = np.unravel_index(
+                    int(np.nanargmax(np.where(np.isnan(gap), np.inf, gap / allowed[name]))), gap.shape
+                )
                 worst, where = off, f"{name}{list(map(int, at))}"
                 value = f"{float(new[at]):.7g} for {float(expected[name][at]):.7g}"
     first = runs[0]
@@ -121,7 +123,11 @@ def _verdict(program: Program, wanted: Reference, runs: list[tuple[float, Leaves
     if worst > 1:
         record["message"] = f"{where} is {value}, {worst:.3g} times what rounding explains"
     if not same:
-        record |= {"result": "wrong", "message": record.get("message", "results differ from call to call"), "differs": True}
+        record |= {
+            "result": "wrong",
+            "message": record.get("message", "results differ from call to call"),
+            "differs": True,
+        }
     return record
 
 

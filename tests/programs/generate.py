@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+from programs import layers as layers  # registers its pieces
+from programs import moves as moves  # and these
 from programs.build import MOST, Apply, Builder, Values
 from programs.heads import SOURCES, anchor, head
 from programs.pieces import PIECES
@@ -91,7 +94,8 @@ def program(number: int, keep: Sequence[int] | None = None, rule: str | None = N
     texts.append(text)
     return Program(
         number, " > ".join(texts), builder.params, builder.batch, _loss(steps, builder.random), builder.random,
-        rule or (_rules()[which % len(_rules())] if other else "sgd"), tuple(kept), (start, *kinds, text.partition("(")[0]),
+        rule or (_rules()[which % len(_rules())] if other else "sgd"), tuple(kept),
+        (start, *kinds, text.partition("(")[0]),
     )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+
 from programs.build import Apply, Builder, indices, size
 from programs.pieces import Shape, pick
 
@@ -58,8 +59,8 @@ def _integers(rng: np.random.Generator, b: Builder) -> tuple[str, Apply]:
 
 
 SOURCES: dict[str, tuple[float, Source]] = {
-    "rows": (4, _rows), "image": (2.5, _image), "sequence": (2, _sequence), "tokens": (1.5, _tokens), "vector": (1, _vector),
-    "integers": (1, _integers),
+    "rows": (4, _rows), "image": (2.5, _image), "sequence": (2, _sequence), "tokens": (1.5, _tokens),
+    "vector": (1, _vector), "integers": (1, _integers),
 }  # fmt: skip
 
 
@@ -79,7 +80,8 @@ def head(rng: np.random.Generator, shape: Shape, b: Builder) -> tuple[str, Apply
     kind = pick(rng, regression + classes * 2) if len(shape) >= 1 and shape[-1] > 1 else pick(rng, regression)
     if kind in ("squares", "sum_sin", "logcosh", "mean_abs"):
         functions: dict[str, Callable[[Any], Any]] = {
-            "squares": lambda h: jnp.mean(h * h), "sum_sin": lambda h: jnp.sum(jnp.sin(h)) / max(np.prod(shape), 1) ** 0.5,
+            "squares": lambda h: jnp.mean(h * h),
+            "sum_sin": lambda h: jnp.sum(jnp.sin(h)) / max(np.prod(shape), 1) ** 0.5,
             "logcosh": lambda h: jnp.mean(jnp.logaddexp(h, -h)), "mean_abs": lambda h: jnp.mean(jnp.abs(h)),
         }  # fmt: skip
         return kind, lambda h, v: functions[kind](h)

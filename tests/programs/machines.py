@@ -10,15 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from programs.generate import Program
 
 Run = tuple[float, dict[str, np.ndarray]]
 
 #: Runs from the same params, which must agree.
 _TIMES = 3
-_C_TYPES = {"f4": "float", "f8": "double", "i4": "int32_t", "u4": "uint32_t", "i8": "int64_t", "i1": "int8_t", "u1": "uint8_t",
-            "i2": "int16_t", "b1": "uint8_t", "f2": "uint16_t"}  # fmt: skip
-
 #: Rules whose state begins as zeros, which is all that is made of it in C and JavaScript.
 FROM_ZEROS = ("sgd", "adam", "adamw", "amsgrad", "lion", "signsgd", "adabelief", "adan", "lamb")
 
@@ -95,13 +93,25 @@ def run_c(program: Program, target: str) -> list[Run]:
         sets = "".join(f"a.{f} = (void *){f};" for f in fields)
         (folder / "main.c").write_text(
             '#include <stdio.h>\n#include <stdint.h>\n#include "m.h"\n' + "\n".join(lines)
-            + "\nstatic unsigned char work[M_WORKSPACE_BYTES + 64] __attribute__((aligned(64)));\nint main(void) { m_args a; int s;"
+            + "\nstatic unsigned char work[M_WORKSPACE_BYTES + 64] __attribute__((aligned(64)));\n"
+            + "int main(void) { m_args a; int s;"
             + ' FILE *in = fopen("in", "rb"), *out;' + reads + sets
             + 's = m(&a, work, sizeof work, NULL); if (s) return s; out = fopen("out", "wb"); fwrite(loss, 1, 4, out);'
             + writes + "fclose(out); return 0; }\n"
         )  # fmt: skip
         (folder / "in").write_bytes(data)
-        command = [native.compiler, *native.options, "-O1", "-static", "main.c", "m.c", "m_kernels.o", "-lm", "-o", "main"]
+        command = [
+            native.compiler,
+            *native.options,
+            "-O1",
+            "-static",
+            "main.c",
+            "m.c",
+            "m_kernels.o",
+            "-lm",
+            "-o",
+            "main",
+        ]
         built = subprocess.run(command, cwd=folder, capture_output=True, text=True)
         if built.returncode:
             raise RuntimeError(f"{native.compiler}: {built.stderr.strip()[:600]}")
@@ -115,7 +125,9 @@ def run_c(program: Program, target: str) -> list[Run]:
             for field in given:
                 if field.startswith("params_"):
                     like = arrays[field]
-                    params[field.removeprefix("params_")] = np.frombuffer(out, like.dtype, like.size, at).reshape(like.shape)
+                    params[field.removeprefix("params_")] = np.frombuffer(out, like.dtype, like.size, at).reshape(
+                        like.shape
+                    )
                     at += max(-(-like.nbytes // 64) * 64, 64)
             found.append((float(np.frombuffer(out, np.float32, 1)[0]), params))
         return found
@@ -145,8 +157,10 @@ def run_wasm(program: Program, target: str) -> list[Run]:
             program.loss, program.params, program.batch, program.rule, target, name="m", **_settings(program)
         ).write(folder / "w")
         arrays = _arguments(program)
-        text = {n: a.astype(np.float64).ravel().tolist() if a.dtype.kind in "fb" else [str(v) for v in a.ravel().tolist()]
-                for n, a in arrays.items()}  # fmt: skip
+        text = {
+            n: a.astype(np.float64).ravel().tolist() if a.dtype.kind in "fb" else [str(i) for i in a.ravel().tolist()]
+            for n, a in arrays.items()
+        }
         (folder / "w" / "in.json").write_text(json.dumps(text))
         (folder / "w" / "run.mjs").write_text(
             "import fs from 'fs'; const step = await (await import('./index.js')).load();\n"

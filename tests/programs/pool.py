@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -59,7 +60,11 @@ class Worker:
             left = self.limit - (time.perf_counter() - start)
             if left <= 0 or not select.select([process.stdout], [], [], left)[0]:
                 self.close()
-                return record | {"result": "timeout", "message": f"no answer in {self.limit:.0f} s", "seconds": self.limit}
+                return record | {
+                    "result": "timeout",
+                    "message": f"no answer in {self.limit:.0f} s",
+                    "seconds": self.limit,
+                }
             more = os.read(process.stdout.fileno(), 1 << 20)
             if not more:
                 code = process.wait()
@@ -83,10 +88,8 @@ class Worker:
     def close(self) -> None:
         """Ends the child and what it has started."""
         if self._process is not None:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, 9)
-            except ProcessLookupError:
-                pass
             self._process.wait()
             for pipe in (self._process.stdin, self._process.stdout):
                 assert pipe is not None

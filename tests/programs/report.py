@@ -77,16 +77,15 @@ def write(log: Path, page: Path) -> None:
         "# Programs nobody thought of",
         "Losses made at random (`tests/programs`), each compiled for a target and compared with JAX's loss and "
         "gradients; most with SGD at a rate of 1, which shows the gradients, some with each of the other rules. The "
-        "tolerance is what moving all inputs by a few roundings does to JAX's own answer. `scripts/fuzz` makes this page; "
-        "the same number is always the same program.",
+        "tolerance is what moving all inputs by a few roundings does to JAX's own answer. `scripts/fuzz` makes this "
+        "page; the same number is always the same program.",
         "*right*: within it, and the same from call to call. *wrong*: not. *refused*: by an error of optgen's, before "
-        "anything ran. *error*: any other exception. *crashed*, *timeout*: the process died, or did not end. *skipped*: "
-        "JAX's own loss or gradients are not finite.",
+        "anything ran. *error*: any other exception. *crashed*, *timeout*: the process died, or did not end. "
+        "*skipped*: JAX's own loss or gradients are not finite.",
         table(records),
     ]
-    for result, title in (
-        ("wrong", "Wrong"), ("crashed", "Crashed"), ("timeout", "Timeout"), ("error", "Other exceptions"), ("refused", "Refused"),
-    ):  # fmt: skip
+    titles = {"wrong": "Wrong", "crashed": "Crashed", "timeout": "Timeout", "error": "Exceptions", "refused": "Refused"}
+    for result, title in titles.items():
         if text := faults(records, result):
             parts += [f"## {title}", text]
     parts += ["## What was right", "Programs that were right, by what was in them: " + kinds(records) + "."]

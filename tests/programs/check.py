@@ -73,9 +73,10 @@ def _moved(leaves: Leaves, rng: np.random.Generator) -> Leaves:
 
 
 def check(program: Program, target: str, known: Reference | None = None) -> dict[str, Any]:
-    """The record of a program on a target: ``result`` is one of right, wrong, refused, error, skipped.
+    """The record of a program on a target: ``result`` is one of right, wrong, alarm, refused, error, skipped.
 
-    ``refused`` is an error of optgen's own; ``error`` any other exception.
+    ``alarm`` is a right program that its own probes call wrong; ``refused`` an error of optgen's own; ``error`` any
+    other exception. ``check`` is what the probes say: of a wrong program, whether they would have caught it.
     """
     start = time.perf_counter()
     record: dict[str, Any] = {
@@ -88,7 +89,10 @@ def check(program: Program, target: str, known: Reference | None = None) -> dict
             record |= {"result": "skipped", "message": "JAX's loss or gradients are not finite"}
         else:
             run = run_c if target.startswith("c:") else run_wasm if target.startswith("wasm") else run_python
-            record |= _verdict(program, found, run(program, target))
+            notes: dict[str, str] = {}
+            record |= _verdict(program, found, run(program, target, notes)) | notes
+            if record["result"] == "right" and notes.get("check", "").startswith("refused"):
+                record |= {"result": "alarm", "message": notes["check"]}
     except OptgenError as error:
         record |= {"result": "refused", "message": f"{type(error).__name__}: {error}"[:1500]}
     except Exception as error:

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +25,26 @@ FROM_ZEROS = ("sgd", "adam", "adamw", "amsgrad", "lion", "signsgd", "adabelief",
 EMULATORS = {"cpu:aarch64": "qemu-aarch64-static", "cpu:armv7": "qemu-arm-static", "cpu:riscv64": "qemu-riscv64-static"}
 
 
-def run_python(program: Program, target: str) -> list[Run]:
-    """By a bundle and the runtime."""
+def run_python(program: Program, target: str, notes: dict[str, str]) -> list[Run]:
+    """By a bundle and the runtime. ``notes`` gets what the bundle's own probes say: ``check``."""
     import optgen
+    from optgen.errors import WrongResultError
     from programs.check import SEED, rate
 
-    bundle = optgen.train.compile_step(
-        program.loss, program.params, program.batch, program.rule, targets=target, **_settings(program)
-    )
+    def build(check: bool) -> Any:
+        return optgen.train.compile_step(
+            program.loss, program.params, program.batch, program.rule, targets=target, check=check, **_settings(program)
+        )
+
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        try:
+            bundle = build(check=True)
+            unproven = [str(w.message) for w in said if "proves it" in str(w.message)]
+            notes["check"] = f"unproven: {unproven[0]}"[:300] if unproven else "passed"
+        except WrongResultError as error:
+            notes["check"] = f"refused: {error}"[:500]
+            bundle = build(check=False)
     step = optgen.train.TrainStep(bundle, device="vulkan" if target.startswith("vulkan") else None)
     found = []
     for _ in range(_TIMES):
@@ -60,7 +73,7 @@ def _arguments(program: Program) -> dict[str, np.ndarray]:
     return arrays
 
 
-def run_c(program: Program, target: str) -> list[Run]:
+def run_c(program: Program, target: str, notes: dict[str, str]) -> list[Run]:
     """As C: a process that reads all arguments from one file and writes params and loss to another."""
     import optgen
     from programs.check import rate
@@ -146,7 +159,7 @@ def _fields(header: str) -> dict[str, str]:
     return found
 
 
-def run_wasm(program: Program, target: str) -> list[Run]:
+def run_wasm(program: Program, target: str, notes: dict[str, str]) -> list[Run]:
     """As an npm package, in Node.js."""
     import optgen
     from programs.check import rate

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-RESULTS = ("right", "wrong", "refused", "error", "crashed", "timeout", "skipped")
+RESULTS = ("right", "wrong", "alarm", "refused", "error", "crashed", "timeout", "skipped")
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -64,7 +64,8 @@ def faults(records: Iterable[dict[str, Any]], result: str) -> str:
         lines.append(f"- {len(members)} ({targets}): {why if result != 'wrong' else example['message']}  \n  {what}")
         if result == "wrong":
             lines += [
-                f"- {m['target']}, {m['program']}, {m['rule']}: `{m['text']}`: {m['message']}"
+                f"- {m['target']}, {m['program']}, {m['rule']}: `{m['text']}`: {m['message']}; "
+                f"its probes: {m.get('check', 'none')}"
                 for m in sorted(members, key=lambda r: len(r["text"]))[1:40]
             ]
     return "\n".join(lines)
@@ -79,14 +80,26 @@ def write(log: Path, page: Path) -> None:
         "gradients; most with SGD at a rate of 1, which shows the gradients, some with each of the other rules. The "
         "tolerance is what moving all inputs by a few roundings does to JAX's own answer. `scripts/fuzz` makes this "
         "page; the same number is always the same program.",
-        "*right*: within it, and the same from call to call. *wrong*: not. *refused*: by an error of optgen's, before "
-        "anything ran. *error*: any other exception. *crashed*, *timeout*: the process died, or did not end. "
-        "*skipped*: JAX's own loss or gradients are not finite.",
+        "*right*: within it, and the same from call to call. *wrong*: not. *alarm*: right, but called wrong by the "
+        "bundle's own probes. *refused*: by an error of optgen's, before anything ran. *error*: any other exception. "
+        "*crashed*, *timeout*: the process died, or did not end. *skipped*: JAX's own loss or gradients are not finite.",
         table(records),
     ]
-    titles = {"wrong": "Wrong", "crashed": "Crashed", "timeout": "Timeout", "error": "Exceptions", "refused": "Refused"}
+    titles = {
+        "wrong": "Wrong",
+        "alarm": "False alarms",
+        "crashed": "Crashed",
+        "timeout": "Timeout",
+        "error": "Exceptions",
+        "refused": "Refused",
+    }
     for result, title in titles.items():
         if text := faults(records, result):
             parts += [f"## {title}", text]
+    said = Counter(r["check"].partition(":")[0] for r in records if "check" in r)
+    parts += ["## What the probes said", ", ".join(f"{what} {n}" for what, n in said.most_common()) + "."]
+    if unproven := faults([r | {"result": "unproven", "message": r["check"]} for r in records
+                           if r.get("check", "").startswith("unproven")], "unproven"):  # fmt: skip
+        parts += [unproven]
     parts += ["## What was right", "Programs that were right, by what was in them: " + kinds(records) + "."]
     page.write_text("\n\n".join(parts) + "\n")

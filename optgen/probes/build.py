@@ -151,6 +151,7 @@ def _tolerances(runs: np.ndarray, leaf: LeafInfo, projections: int) -> tuple[np.
     else:
         usual = _SAFETY * deviation + np.where(deviation > 0, 0.25, 0.24)
     told = same & (finite | (np.arange(len(expected)) < elements))  # sums of infinities say nothing
+    usual = np.where(finite, usual, 1.0)  # NaN and infinities are met in kind
     return expected, np.where(told, power_of_two(_ASIDE * usual), np.inf)
 
 

@@ -160,11 +160,12 @@ def _layers(x: Any, w: Any, i: Any) -> Any:
     image = x.reshape(2, 8, 8, 1)
     y = jax.lax.conv_general_dilated(image, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
     y = jax.lax.reduce_window(y, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), "SAME")
-    y = jax.nn.silu(y) + jax.nn.softmax(y, -1) + jax.scipy.special.erf(y) * jnp.sqrt(1 + y * y)
+    y = jax.nn.silu(y) + jax.nn.softmax(y, -1) + jnp.arctan(y) * jnp.sqrt(1 + y * y)
     flat = y.reshape(2, -1)
     taken = jnp.take(flat, i, axis=1, mode="clip") + flat.at[:, 3].add(2.0)[:, : len(i)]
     total, rows = jax.lax.scan(lambda c, r: (jnp.tanh(c + r), c * r), flat[0], flat)
-    turned = jax.lax.while_loop(lambda s: s[0] < 3, lambda s: (s[0] + 1, s[1] * 1.5), (0, total))[1]
+    start = (0, jax.lax.stop_gradient(total))
+    turned = total + jax.lax.while_loop(lambda s: s[0] < 3, lambda s: (s[0] + 1, s[1] * 1.5), start)[1]
     cased = jax.lax.cond(i[0] > 0, jnp.sin, jnp.cos, turned)
     return jnp.cumsum(taken, 0), jnp.sort(cased), rows.sum(0), jnp.pad(flat, ((1, 0), (0, 2))), x**3, jnp.var(x)
 

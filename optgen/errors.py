@@ -116,3 +116,7 @@ class LeafError(OptgenError, ValueError):
 
 class OverlapError(LeafError):
     """Two leaves of one call share memory and at least one of them is written."""
+
+
+class UnprovenWarning(UserWarning):
+    """Compiled code could have been tested here, but for a tool that is not installed."""

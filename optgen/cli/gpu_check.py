@@ -66,11 +66,13 @@ def compiled() -> list[dict[str, Any]]:
         CompilerNotFoundError: if JAX or the compiler is not installed.
     """
     from optgen.compiler.build import compile_kernel
+    from optgen.compiler.driver import compiler_version
     from optgen.dsl import Variant
     from optgen.lower import lower
     from optgen.rules import get_rule
     from optgen.targets import get_target
 
+    compiler_version()  # JAX may be there alone, and then the failure would come from deep inside
     rows = []
     for rule in COMPILED_RULES:
         variant = Variant.of(get_rule(rule))

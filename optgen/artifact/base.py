@@ -68,6 +68,11 @@ class AnyManifest:
         return ()
 
     @property
+    def why_unprobed(self) -> str:
+        """Why a kind that has probes has none here; empty where there are some, or it is too old for them."""
+        return str(getattr(self, "unprobed", ""))
+
+    @property
     def named(self) -> set[str]:
         """The files that it refers to: the modules, and what a kind has beside them."""
         found = {module.file for compiled in self.compiled for module in compiled.modules}

@@ -14,6 +14,7 @@ from optgen.errors import HyperparameterError, LeafError
 from optgen.interop.optax import Transformation, is_transformation
 from optgen.probes.check import check_bundle
 from optgen.rules import get_rule
+from optgen.runtime.groups import check_matches
 from optgen.runtime.loading import split_settings
 from optgen.runtime.memory import as_leaf
 from optgen.runtime.optimizer import Optimizer
@@ -140,6 +141,8 @@ def compile(
     chosen = [variant.dtypes(param, grad_dtype, state_dtype, compute_dtype) for param in params]
     if variant.seeded and not any(variant.kernel(each).random for each in chosen):
         raise HyperparameterError("'rounding' must be 'nearest' where neither params nor state are bf16 or of 8 bits")
+    if layout is not None and groups:
+        check_matches(groups, [leaf.path for leaf in layout])
     bundle = build_bundle(
         variant,
         chosen,
@@ -151,9 +154,11 @@ def compile(
         progress=progress,
         use_cache=use_cache,
     )
+    made = Optimizer(bundle, device)
+    made.check_given(name for name in values if name not in baked and name not in bundle.manifest.init.values())
     if check:
         check_bundle(bundle)
-    return Optimizer(bundle, device)
+    return made
 
 
 def baked_values(rule: Rule, bake: Mapping[str, float] | Iterable[str], values: Mapping[str, Any]) -> dict[str, float]:

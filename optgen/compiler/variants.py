@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from optgen.compiler.barriers import proven
 from optgen.compiler.driver import compile_and_watch, compile_mlir
 from optgen.compiler.guard import guard, load_first
 from optgen.errors import CompileError
@@ -37,7 +38,8 @@ def compile_for(
     if target.variants:
         mlir = _for_devices(mlir, target)
     elif not (guarded or target.guarded):
-        return compile_and_watch(mlir, flags, use_cache=use_cache)
+        module, stream = compile_and_watch(mlir, flags, use_cache=use_cache)
+        return proven(mlir, target, flags, module, use_cache=use_cache), stream
     text, stream = compile_and_watch(mlir, [*flags, f"--compile-to={_SOURCES}"], use_cache=use_cache)
     sources, between = guard(text.decode()), [f"--compile-from={_SOURCES}", "--compile-to=hal"]
     text = compile_mlir(sources, [*flags, *between], use_cache=use_cache)

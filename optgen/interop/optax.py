@@ -18,7 +18,8 @@ from optgen.artifact.transform import TensorInfo as Tensor
 from optgen.dsl.trace import import_jax
 from optgen.dtypes import element_name, numpy_dtype
 from optgen.errors import LeafError, RuleError
-from optgen.runtime.tree import leaves_of, map_tree, show, walk
+from optgen.lower.repair import stablehlo_of
+from optgen.runtime.tree import leaves_of, map_tree, mapping_like, sequence_like, show, walk
 
 #: A state whose dtypes have not settled after so many traces never will.
 _SETTLE = 4
@@ -163,7 +164,7 @@ class _Tracer:
             leaves = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in after]  # e.g. moments begun as bf16, kept as f32
         else:
             raise RuleError(f"'{self.label}' must keep the dtypes of its state, which change at every step")
-        text: str = self.attempt("update", lambda: traced.lower(lowering_platforms=("cpu",)).as_text())
+        text: str = self.attempt("update", lambda: stablehlo_of(traced, "cpu"))
         state = [
             Tensor("state", path, tuple(leaf.shape), _state_dtype(leaf.dtype, path, flag), keys)
             for path, leaf, keys, flag in zip(self.paths, leaves, self.keys, self.bools, strict=True)
@@ -267,7 +268,7 @@ class _Tracer:
             return [given[i].astype(_jax_name(state[i].passed)) for i in computed]
 
         traced = jax.jit(rest, keep_unused=True).trace(*params)
-        return tuple(found), traced.lower(lowering_platforms=("cpu",)).as_text(), traced.jaxpr
+        return tuple(found), stablehlo_of(traced, "cpu"), traced.jaxpr
 
 
 @dataclass(frozen=True)
@@ -320,12 +321,9 @@ def _plain(jax: Any, tree: Any) -> Any:
         children = {key: _plain(jax, child) for key, child in tree.items()}
         if type(tree) is dict or jax.tree_util.all_leaves([tree]):
             return children
-        return type(tree)(children)  # type: ignore[call-arg]
+        return mapping_like(tree, children)
     if isinstance(tree, list | tuple):
-        items = [_plain(jax, child) for child in tree]
-        if hasattr(tree, "_fields"):
-            return type(tree)(*items)
-        return items if type(tree) is list else type(tree)(items)
+        return sequence_like(tree, [_plain(jax, child) for child in tree])
     return tree
 
 

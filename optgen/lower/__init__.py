@@ -18,6 +18,7 @@ from optgen.lower.graph import graph_of as graph_of
 from optgen.lower.plain import emit_plain
 from optgen.lower.plan import Plan as Plan
 from optgen.lower.plan import plan_of as plan_of
+from optgen.lower.repair import repair
 from optgen.lower.style import Style as Style
 from optgen.lower.style import render as render
 
@@ -116,7 +117,7 @@ def lower(spec: KernelSpec, shapes: Sequence[tuple[int, ...]] | None = None) -> 
         spec = spec.variant.kernel(dataclasses.replace(spec.dtypes, compute=spec.dtypes.state))
         kernels = []
         for shape in dict.fromkeys(tuple(s) for s in shapes):
-            text = trace(spec, shape)
+            text = repair(trace(spec, shape))
             if TREE_PREFIX in text:
                 raise LoweringError(
                     f"rule '{spec.variant.rule.name}' reduces the whole tree and must run in place (it cannot: "

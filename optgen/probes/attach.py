@@ -11,9 +11,9 @@ from optgen.artifact.base import AnyBundle
 from optgen.probes.build import Recipe, make_probe, samples_for
 from optgen.probes.values import PROBES
 
-#: The part of a bundle that the numbers of its probes may be. Files are stored deflated, which makes a quarter of
-#: modules and leaves numbers as they are.
-_PART = 1 / 100
+#: The part of a bundle's files that its probes may take as they are stored: files are deflated to between a third and a
+#: quarter, of which this is less than a twentieth.
+_PART = 0.0125
 
 B = TypeVar("B", bound=AnyBundle[Any])
 
@@ -30,8 +30,8 @@ def attach(bundle: B, recipes: Callable[[], Sequence[Recipe]]) -> B:
     """
     try:
         found = recipes()
-        samples = samples_for(int(bundle.size * _PART), [(len(r.hypers), r.results) for r in found])
-        made = [make_probe(recipe, samples) for recipe in found]
+        samples, projections = samples_for(bundle.size * _PART, found)
+        made = [make_probe(recipe, samples, projections) for recipe in found]
     except Exception as error:  # whatever JAX or numpy has against one of the user's operations
         reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
         reason = f"its reference cannot be computed: {type(error).__name__}: {reason}"[:300]

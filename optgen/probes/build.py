@@ -106,9 +106,9 @@ def _numbers(recipe: Recipe, noise: Noise, samples: int, projections: int) -> np
             if fill.kind in ("float", "integer", "key") and not (index and leaf.path in recipe.kept):
                 known[leaf.path] = _wide(filled(fill, leaf.shape, leaf.dtype, seed, position), leaf.dtype)
         dtypes = {leaf.path: leaf.dtype for leaf in recipe.arguments.values()}
-        for name, number in recipe.numbers(hypers).items():
-            if name in dtypes:
-                known[name] = _wide(from_float64(np.array(number), dtypes[name]), dtypes[name])
+        for name, number in recipe.numbers(hypers).items():  # also those that nothing reads
+            dtype = dtypes.get(name, recipe.compute)
+            known[name] = _wide(from_float64(np.array(number), dtype), dtype)
         if not index:
             known.update(recipe.begin(known, hypers, noise))
         results = recipe.run(known, noise)
@@ -167,18 +167,24 @@ def work_of(jaxpr: Any, times: int = 1) -> int:
     return total
 
 
-def samples_for(room: int, programs: Sequence[tuple[int, Sequence[LeafInfo]]]) -> int:
-    """How many elements of each result fit into ``room`` bytes, between 4 and :data:`SAMPLES`.
+#: How many samples and projections there may be of each result, in the order in which room is used.
+_CHOICES = ((2, 1), (3, 1), (4, 1), (4, 2), (6, 2), (8, 2), (12, 2), (16, 2), (24, 2), (32, 2), (48, 2), (64, 2),
+            (96, 2), (128, 2), (192, 2), (SAMPLES, PROJECTIONS))  # fmt: skip
+
+
+def samples_for(room: float, recipes: Sequence[Recipe]) -> tuple[int, int]:
+    """How many samples and projections of each result fit into a bundle.
 
     Args:
-        room: for all numbers of all programs.
-        programs: for each how many calls there are, and its results.
+        room: for the probes of all its programs, in bytes as they are stored.
+        recipes: the programs.
     """
-    each = 10 if any(leaf.dtype == "f64" for _, leaves in programs for leaf in leaves) else 6
-    best = 4
-    for samples in (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, SAMPLES):
-        sizes = [(calls, math.prod(leaf.shape)) for calls, leaves in programs for leaf in leaves]
-        numbers = sum(calls * (size if size <= samples else samples + PROJECTIONS) for calls, size in sizes)
+    room -= sum(150 + 6 * len(recipe.arguments) for recipe in recipes)  # what the manifest says
+    sizes = [(len(r.hypers), math.prod(leaf.shape), leaf.dtype) for r in recipes for leaf in r.results]
+    each = 7.5 if any(dtype == "f64" for _, _, dtype in sizes) else 4.6
+    best = _CHOICES[0]
+    for samples, projections in _CHOICES:
+        numbers = sum(calls * (size if size <= samples else samples + projections) for calls, size, _ in sizes)
         if numbers * each <= room:
-            best = samples
+            best = samples, projections
     return best

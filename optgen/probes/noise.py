@@ -12,8 +12,9 @@ _ROUNDING = {"f16": 2.0**-11, "bf16": 2.0**-8, "f32": 2.0**-24, "f64": 2.0**-53}
 _TINY = {"f16": 2.0**-14, "bf16": 2.0**-126, "f32": 2.0**-126, "f64": 2.0**-1022}
 _LARGEST = {"f16": 65504.0, "bf16": 3.3895313892515355e38, "f32": 3.4028234663852886e38, "f64": np.inf}
 
-#: How much larger than one rounding what is tried out is, so that a few runs show what many would.
-AMPLITUDE = 4.0
+#: How much larger than one rounding what is tried out is, so that a few runs show what many would. Of 16 bits that
+#: would be so much that little could be told from the results.
+AMPLITUDE = {"f16": 2.0, "bf16": 2.0, "f32": 4.0, "f64": 4.0}
 
 #: A prime, so that noise does not repeat along the axes of arrays.
 _LENGTH = 131_071
@@ -35,7 +36,7 @@ class Noise:
     def moved(self, values: np.ndarray, dtype: str, scale: float = 1.0) -> np.ndarray:
         """A copy of ``values``, each relatively off by up to ``scale`` roundings of type ``dtype``."""
         made = np.array(values, np.float64, order="C")
-        size = _ROUNDING[dtype] * AMPLITUDE * scale
+        size = _ROUNDING[dtype] * AMPLITUDE[dtype] * scale
         flat = made.reshape(-1)
         for first in range(0, flat.size, _LENGTH):
             piece = flat[first : first + _LENGTH]

@@ -61,6 +61,8 @@ def evaluate(equation: Any, given: list[Any], noise: Noise) -> list[Any]:
     dtype = floats(out.dtype)
     if name in _ROUNDED and dtype:
         function, scale = _ROUNDED[name]
+        if dtype in ("f16", "bf16"):  # computed in f32 and rounded once
+            scale = 1.0
         if name in ("sin", "cos"):  # whatever their result, devices err by parts of its range
             return [noise.rounded(function(*_sharpened(equation, given, noise)), dtype, scale)]
         return [noise.rounded(function(*given), dtype, scale)]

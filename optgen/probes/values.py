@@ -1,8 +1,10 @@
 """The numbers of a probe as bytes, the same on every machine that computes them.
 
 Tolerances are powers of two. What is expected is a whole multiple of ``2^-GRID`` of its tolerance: far coarser than the
-last bits of f64, in which processors differ, and far finer than the tolerance. The file holds an exponent for each
-number, int16, then the multiple, of ``width`` bytes; all little-endian. Needs numpy alone.
+last bits of f64, in which processors differ, and far finer than the tolerance. For each number the file holds an
+exponent, int16, and the multiple, of ``width`` bytes, twice its magnitude and 1 more where it is negative. First come
+all lowest bytes of the exponents, then all highest, then the multiples likewise, lowest bytes first: so what is stored
+deflated takes half as much. Needs numpy alone.
 """
 
 from __future__ import annotations
@@ -45,8 +47,18 @@ def encode(expected: np.ndarray, tolerance: np.ndarray) -> tuple[bytes, int]:
     grid = power - 1 - GRID
     exponents[usual] = grid
     multiples[usual] = np.floor(np.ldexp(expected[usual], -grid) + (0.5 + _ASIDE)).astype(np.int64)
-    width = 4 if np.abs(multiples).max(initial=0) < 2**31 else 8
-    return exponents.astype("<i2").tobytes() + multiples.astype(f"<i{width}").tobytes(), width
+    folded = (np.abs(multiples) << 1) | (multiples < 0)
+    width = 4 if folded.max(initial=0) < 2**32 else 8
+    return _planes(exponents.astype("<i2")) + _planes(folded.astype(f"<u{width}")), width
+
+
+def _planes(numbers: np.ndarray) -> bytes:
+    return numbers.view(np.uint8).reshape(numbers.size, numbers.itemsize).T.tobytes()
+
+
+def _numbers(data: bytes, dtype: str, count: int) -> np.ndarray:
+    planes = np.frombuffer(data, np.uint8).reshape(np.dtype(dtype).itemsize, count)
+    return np.ascontiguousarray(planes.T).view(dtype).reshape(count)
 
 
 def decode(data: bytes, width: int, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -57,8 +69,9 @@ def decode(data: bytes, width: int, count: int) -> tuple[np.ndarray, np.ndarray]
     """
     if width not in (4, 8) or len(data) != count * (2 + width):
         raise BundleError(f"the bundle is damaged: '{PROBES}' must have {count} numbers (it has {len(data)} bytes)")
-    exponents = np.frombuffer(data, "<i2", count).astype(np.int64)
-    multiples = np.frombuffer(data, f"<i{width}", count, 2 * count).astype(np.float64)
+    exponents = _numbers(data[: 2 * count], "<i2", count).astype(np.int64)
+    folded = _numbers(data[2 * count :], f"<u{width}", count).astype(np.int64)
+    multiples = np.where(folded & 1, -1.0, 1.0) * (folded >> 1)
     usual = exponents < _ANY
     with np.errstate(over="ignore"):
         expected = np.ldexp(multiples, np.where(usual, exponents, 0).astype(np.int32))

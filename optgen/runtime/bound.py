@@ -11,6 +11,7 @@ from optgen.artifact import KernelInfo
 from optgen.errors import DeviceError, HyperparameterError, LeafError
 from optgen.hyper import Part, part
 from optgen.runtime import memory
+from optgen.runtime.counts import count_of
 from optgen.runtime.execute import Call, prepare, run_together, scalar_state
 from optgen.runtime.groups import Group
 from optgen.runtime.micro import MicroStep
@@ -100,6 +101,12 @@ class BoundStep:
         self._keeps_scalars = bool(optimizer.manifest.scalars)
         self._process = os.getpid()
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise DeviceError(
+            "a bound step cannot be copied or pickled, since it works in the memory of this process: copy the "
+            "optimizer, params and state, and bind again"
+        )
+
     @property
     def usable(self) -> bool:
         """False in a process that was forked from the one that made it."""
@@ -134,7 +141,7 @@ class BoundStep:
                 if self._means:
                     memory.bump_versions(self._means)
                 return
-        count = int(self.state["step"]) + 1
+        count = count_of(self.state["step"]) + 1
         for each in self._calls:
             for position, which in each.step_at:
                 each.scalars[position] = part(float(count), which)
@@ -176,6 +183,8 @@ class BoundStep:
             raise HyperparameterError(f"'{trees[0]}' of a bound step must be one number for all leaves")
         if "step" in hypers:
             raise HyperparameterError("'step' is counted in the state: set state['step'] instead")
+        if hypers:
+            self._optimizer.check_given(hypers)
         values = self._optimizer.resolve({**hypers, "step": 1} if self._optimizer.counts_steps else hypers)
         if self._micro is not None:
             self._micro.set(values)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,11 @@ from optgen.errors import HyperparameterError, LeafError, TreeError
 from optgen.hyper import Hyper, part
 from optgen.runtime import memory
 from optgen.runtime.bound import BoundStep
+from optgen.runtime.counts import count_of, number_of
 from optgen.runtime.device import Device, get_device
 from optgen.runtime.execute import prepare, run_together, scalar_state
 from optgen.runtime.groups import Groups
+from optgen.runtime.idle import idle_hypers, refuse_idle
 from optgen.runtime.memory import Leaf
 from optgen.runtime.micro import MicroStep
 from optgen.runtime.module import LoadedModule, check_runtime
@@ -100,6 +102,9 @@ class Optimizer:
         self._defaults = {h.name: h.default for h in bundle.manifest.hypers if h.default is not None}
         for name, value in (defaults or {}).items():
             self._defaults[name] = self._hyper(name).check(value)
+        starts = set(bundle.manifest.init.values())
+        if unread := [n for n in defaults or {} if n not in starts and n in self.idle]:
+            self.check_given(unread)
         tensors = dict.fromkeys(bundle.manifest.per_element, "it is a tensor of each leaf's shape")
         self.groups = Groups(
             bundle.manifest.groups if groups is None else groups, self._hyper, {**_common(bundle.manifest), **tensors}
@@ -112,6 +117,10 @@ class Optimizer:
             return
         self.device_name = device
         choose(self._kernels[0], self.device)  # a device asked for by name: fail now, not at a step
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What is loaded belongs to this process's devices: a copy loads for itself.
+        return {**self.__dict__, "_modules": {}, "_recalled": None, "trusted": set(self.trusted)}
 
     @property
     def manifest(self) -> Manifest:
@@ -146,6 +155,7 @@ class Optimizer:
         """
         leaves = {path: memory.as_leaf(value, path, "params") for path, value in leaves_of(params).items()}
         self._check_layout(leaves)
+        self.groups.check(leaves)
         kernels = {path: self._kernel_for(leaf, None, None) for path, leaf in leaves.items()}
         first = self._first_values(hypers, leaves)
         state: dict[str, Any] = {"step": 0, **self.manifest.scalars}
@@ -169,7 +179,7 @@ class Optimizer:
             if is_tree(value):
                 found = match(leaves, value, name)
             else:
-                found = {path: self.groups.of(path).numbers.get(name, value) for path in leaves}
+                found = {path: self.groups.of(path).value(name, value) for path in leaves}
             if name in hypers or name in self.manifest.init.values():
                 values[name] = {path: hyper.check(_number(v)) for path, v in found.items()}
         for start in self.manifest.init.values():
@@ -194,15 +204,7 @@ class Optimizer:
         Raises:
             TreeError: if the state lacks it, or it is no finite number.
         """
-        try:
-            number = float(_number(state[name]))
-        except KeyError:
-            raise TreeError(f"'state' must have '{name}' (it has {', '.join(map(repr, state))})") from None
-        except (TypeError, ValueError):
-            number = math.nan
-        if not math.isfinite(number):
-            raise TreeError(f"state '{name}' must be a finite number (got {state[name]!r})")
-        return number
+        return number_of(state, name)
 
     def bind(self, params: Any, grads: Any, state: MutableMapping[str, Any]) -> BoundStep:
         """A prepared step on these very arrays: ``bound.step(lr=...)`` does nothing but call the module.
@@ -222,6 +224,7 @@ class Optimizer:
         manifest = self.manifest
         if not isinstance(state, Mapping) or "step" not in state:
             raise TreeError("'state' must be what init or the last step returned: a dict with 'step'")
+        count_of(state["step"])
         if missing := [n for n in (*manifest.state, *manifest.scalars) if n not in state]:
             raise TreeError(f"'state' must have '{missing[0]}' (it has {', '.join(map(repr, state))})")
         inputs = dict.fromkeys(manifest.inputs, grads)
@@ -264,6 +267,8 @@ class Optimizer:
         simple = type(state) is dict and not manifest.per_element and not any(is_tree(v) for v in hypers.values())
         if simple and self._step_again(list(trees.values()), state, hypers):
             return params, state
+        if hypers:
+            self.check_given(hypers)
         works = self._collect(trees)
         if simple and works and all(a is x.array for w in works for a, x in zip(w.arrays, w.leaves, strict=True)):
             bound = BoundStep(self, works, state)
@@ -272,7 +277,7 @@ class Optimizer:
             written = [name not in manifest.inputs for name in trees]
             self._recalled = Recalled(list(trees.values()), written, bound) if bound.release() else None
             return params, state
-        count = int(state["step"]) + 1
+        count = count_of(state["step"]) + 1
         numbers = {n: v for n, v in hypers.items() if n not in manifest.per_element}
         if manifest.micro is not None:
             micro = MicroStep(self, works)
@@ -370,6 +375,7 @@ class Optimizer:
         skipped = {p for p in raw for n in manifest.inputs if p not in others.get(n, raw)}
         params = {p: memory.as_leaf(v, p, "params") for p, v in raw.items()}
         self._check_layout(params)
+        self.groups.check(params)
         works, spans = [], []
         names = {name: self._tree_name(name) for name in trees}
         as_leaf = memory.as_leaf
@@ -452,6 +458,19 @@ class Optimizer:
                 raise TreeError(
                     f"this bundle was compiled for a fixed layout: at {show(path)} it expects {wanted} (got {given})"
                 )
+
+    @cached_property
+    def idle(self) -> frozenset[str]:
+        """The hyperparameters that no step reads."""
+        return idle_hypers(self.bundle)
+
+    def check_given(self, hypers: Iterable[str]) -> None:
+        """Refuses hyperparameters, of a step, that would have no effect.
+
+        Raises:
+            HyperparameterError: naming the first.
+        """
+        refuse_idle(self.idle, dict.fromkeys(hypers), self.manifest.init, self.manifest.rule)
 
     def _hyper(self, name: str) -> Hyper:
         if name in self._hypers:
@@ -567,10 +586,8 @@ def _check_writable(leaf: Leaf, tree: str) -> None:
     flags = leaf.array.flags
     if not flags.writeable:
         raise LeafError(f"{tree} {show(leaf.path)} must be writable (it is read-only)")
-    if not flags.c_contiguous and _repeats(leaf.array):
-        raise LeafError(
-            f"{tree} {show(leaf.path)} must have memory of its own for each element (it is a broadcast view)"
-        )
+    if not flags.c_contiguous:
+        memory.check_own_memory(leaf.array, f"{tree} {show(leaf.path)}")
 
 
 def _kernel_memory(leaf: Leaf, written: bool) -> np.ndarray:
@@ -579,10 +596,6 @@ def _kernel_memory(leaf: Leaf, written: bool) -> np.ndarray:
     if (written and leaf.kind == "jax") or not usable:
         return memory.aligned_copy(leaf.array, leaf.dtype)
     return leaf.array
-
-
-def _repeats(array: np.ndarray) -> bool:
-    return any(stride == 0 and extent > 1 for stride, extent in zip(array.strides, array.shape, strict=True))
 
 
 def _number(value: Any) -> Any:

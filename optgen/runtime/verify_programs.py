@@ -43,9 +43,10 @@ def verify_programs(bundle: AnyBundle[Any], devices: Sequence[Device]) -> list[V
     results: list[VerifyResult] = []
     for device in devices:
         for target, compute, in_place, alone in _each_module(bundle, device):
+            program = _loaded(alone, device.uri)
             for probe in bundle.probed:
                 if not probe.info.compute or probe.info.compute == compute:
-                    results += _verify(alone, device, target, probe, in_place)
+                    results += _verify(program, device, target, probe, in_place)
     return results
 
 
@@ -105,8 +106,8 @@ class Ran:
     overwritten: str = ""
 
 
-def _verify(bundle: AnyBundle[Any], device: Device, target: str, probe: Probe, in_place: bool) -> list[VerifyResult]:
-    first, second = (_run(bundle, device.uri, probe) for _ in range(2))
+def _verify(program: _Program, device: Device, target: str, probe: Probe, in_place: bool) -> list[VerifyResult]:
+    first, second = (_run(program, probe) for _ in range(2))
     outcomes: dict[str, _Outcome] = {}
     for call, expected in enumerate(probe.results):
         for index, result in enumerate(expected):
@@ -223,14 +224,25 @@ class _Guarded:
         return ""
 
 
-def _run(bundle: AnyBundle[Any], device: str, probe: Probe) -> Ran:
+_Program = TrainStep | TreeOptimizer | CompiledFunction
+
+
+def _loaded(bundle: AnyBundle[Any], device: str) -> _Program:
     if isinstance(bundle, StepBundle):
-        return _run_step(bundle, device, probe)
+        return TrainStep(bundle, device)
     if isinstance(bundle, TransformBundle):
-        return _run_transform(bundle, device, probe)
+        return TreeOptimizer(bundle, device)
     if isinstance(bundle, FunctionBundle):
-        return _run_function(bundle, device, probe)
+        return CompiledFunction(bundle, device)
     raise BundleError(f"the bundle has no probes that can be run: it is a {type(bundle).__name__}")
+
+
+def _run(program: _Program, probe: Probe) -> Ran:
+    if isinstance(program, TrainStep):
+        return _run_step(program, probe)
+    if isinstance(program, TreeOptimizer):
+        return _run_transform(program, probe)
+    return _run_function(program, probe)
 
 
 def _made(probe: Probe, leaves: Mapping[int, LeafInfo], seed: int) -> dict[str, np.ndarray]:
@@ -274,9 +286,9 @@ def _guard_state(guarded: _Guarded, state: Any, dtypes: Mapping[str, str]) -> An
     return map_tree(one, state)
 
 
-def _run_step(bundle: StepBundle, device: str, probe: Probe) -> Ran:
-    step, ran, guarded = TrainStep(bundle, device), Ran(), _Guarded()
-    manifest, info = bundle.manifest, probe.info
+def _run_step(step: TrainStep, probe: Probe) -> Ran:
+    ran, guarded = Ran(), _Guarded()
+    manifest, info = step.manifest, probe.info
     leaves = {i: LeafInfo(a.name, a.shape, a.dtype) for i, a in enumerate(manifest.arguments)}
     roles = {a.name: a.role for a in manifest.arguments}
 
@@ -320,9 +332,9 @@ def _copies(params: Any, state: Any) -> dict[str, np.ndarray]:
     return {name: np.array(value) for name, value in found.items()}
 
 
-def _run_transform(bundle: TransformBundle, device: str, probe: Probe) -> Ran:
-    optimizer, ran, guarded = TreeOptimizer(bundle, device), Ran(), _Guarded()
-    manifest, info = bundle.manifest, probe.info
+def _run_transform(optimizer: TreeOptimizer, probe: Probe) -> Ran:
+    ran, guarded = Ran(), _Guarded()
+    manifest, info = optimizer.manifest, probe.info
     leaves = {i: LeafInfo(f"{a.tree}/{a.path}".rstrip("/"), a.shape, a.dtype) for i, a in enumerate(manifest.arguments)}
     trees = {leaf.path: manifest.arguments[i].tree for i, leaf in leaves.items()}
 
@@ -349,9 +361,9 @@ def _run_transform(bundle: TransformBundle, device: str, probe: Probe) -> Ran:
     return ran
 
 
-def _run_function(bundle: FunctionBundle, device: str, probe: Probe) -> Ran:
-    function, ran, guarded = CompiledFunction(bundle, device), Ran(), _Guarded()
-    manifest, info = bundle.manifest, probe.info
+def _run_function(function: CompiledFunction, probe: Probe) -> Ran:
+    ran, guarded = Ran(), _Guarded()
+    manifest, info = function.manifest, probe.info
     leaves = dict(enumerate(manifest.inputs))
     for call in info.calls:
         made = _made(probe, leaves, call.seed)

@@ -18,13 +18,13 @@ from optgen.compiler.variants import compile_for
 from optgen.dsl.trace import import_jax
 from optgen.dtypes import element_name, storage_dtype
 from optgen.errors import LeafError
+from optgen.lower.repair import stablehlo_of
 from optgen.probes.attach import attach
 from optgen.probes.check import check_bundle
 from optgen.probes.function import function_recipe
 from optgen.runtime.tree import map_tree, show, walk
 from optgen.targets import Target, get_target
 from optgen.train.limits import check_vulkan
-from optgen.train.parts import PLATFORM
 
 _STABLEHLO = "stablehlo/function.mlir"
 
@@ -129,7 +129,7 @@ def _trace(
     with jax.enable_x64(True) if wide else nullcontext():
         structs = [jax.ShapeDtypeStruct(leaf.shape, _jax_dtype(leaf.dtype)) for leaf in inputs]
         traced = jax.jit(flat, keep_unused=True).trace(*structs)
-        text: str = traced.lower(lowering_platforms=(PLATFORM,)).as_text()
+        text = stablehlo_of(traced)
     paths = [path for path, _ in walk(results)]
     outputs = [_leaf(path, info) for path, info in zip(paths, traced.out_info, strict=True)]
     if not outputs:

@@ -11,7 +11,7 @@ from optgen.interop.optax import is_transformation
 from optgen.native import CBundle, NativeTarget, Package, compile_c_function, get_native_target, step_package
 from optgen.native.limits import Limit
 from optgen.native.selftest import SelfTest
-from optgen.train.program import FUSION, StepProgram, lower_step
+from optgen.train.program import StepProgram, lower_step
 from optgen.train.selftest import step_selftest
 from optgen.train.settings import plan_step
 
@@ -65,7 +65,7 @@ def compile_step_c(
         return compile_c_function(
             program.mlir, target, name=name, arguments=[a.name for a in program.arguments],
             results=[r.path for r in program.results], summary=_summary(program),
-            limits=_limits(program), selftest=_selftest(program, {}), flags=(FUSION,), use_cache=use_cache,
+            limits=_limits(program), selftest=_selftest(program, {}), use_cache=use_cache,
         )  # fmt: skip
 
     bundle = _build(loss_fn, params, batch, optimizer, chosen, entry, settings, build)
@@ -112,7 +112,7 @@ def compile_step_wasm(
             program.mlir, chosen, name=name, arguments=[names[a.name] for a in program.arguments],
             results=[names[r.path] for r in program.results], title=_summary(program),
             limits={names[n]: limit for n, limit in _limits(program).items()}, selftest=_selftest(program, names),
-            flags=(FUSION,), use_cache=use_cache,
+            use_cache=use_cache,
         )  # fmt: skip
 
     package = _build(loss_fn, params, batch, optimizer, chosen, entry, settings, build)
@@ -137,7 +137,7 @@ def _build(
         settings["bake"] = [h.name for h in hypers if h.default is not None and h.kind != "step" and h.name != "lr"]
     apart: tuple[str, ...] = ()
     while True:
-        program = lower_step(loss_fn, params, batch, optimizer, entry=entry, apart=apart, **settings)
+        program = lower_step(loss_fn, params, batch, optimizer, entry=entry, apart=apart, fuse=True, **settings)
         try:
             return build(program)
         except HazardError as error:

@@ -11,6 +11,7 @@ from optgen.artifact.manifest import LeafInfo
 from optgen.dsl.trace import import_jax
 from optgen.dtypes import INTEGERS, element_name, numpy_dtype
 from optgen.errors import LeafError
+from optgen.lower.repair import stablehlo_of
 from optgen.runtime.tree import show, walk
 
 #: Metrics that every step can compute by itself, over the params that are trained.
@@ -81,14 +82,14 @@ def struct(leaf: LeafInfo) -> Any:
     return import_jax().ShapeDtypeStruct(leaf.shape, jax_dtype(leaf.dtype))
 
 
+def tensor(leaf: LeafInfo) -> str:
+    """The MLIR type of a leaf."""
+    return f"tensor<{''.join(f'{extent}x' for extent in leaf.shape)}{leaf.dtype}>"
+
+
 def is_float(leaf: LeafInfo) -> bool:
     """Whether a leaf can be trained."""
     return leaf.dtype not in INTEGERS
-
-
-#: What JAX lowers functions for: no device that it knows. For CPUs it writes random bits as loops, which take part in
-#: neither fusion nor in-place updates, and are control flow to callers without a runtime.
-PLATFORM = "iree"
 
 
 def wide_numbers(leaves: Sequence[LeafInfo]) -> Any:
@@ -110,6 +111,6 @@ def trace_part(
     """
     jax = import_jax()
     traced = jax.jit(function, keep_unused=True).trace(*(struct(leaf) for leaf in inputs))
-    text: str = traced.lower(lowering_platforms=(PLATFORM,)).as_text()
+    text = stablehlo_of(traced)
     outputs = [_leaf(name, info, "") for name, info in zip(names(), traced.out_info, strict=True)]
     return Part(text, tuple(inputs), tuple(outputs), traced.jaxpr)

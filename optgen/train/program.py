@@ -53,7 +53,7 @@ class StepProgram:
     Attributes:
         name: of the loss function.
         entry: the public function: ``step``, ``micro``, ``evaluate``.
-        mlir: StableHLO; tensors in, tensors out.
+        mlir: StableHLO, and where asked for ``linalg``; tensors in, tensors out.
         arguments: in order.
         results: in order: ``loss``, ``metrics/...``, ``result/...``, or the name of the argument that they replace.
         compute: the arithmetic of the update.
@@ -87,6 +87,7 @@ def lower_step(
     entry: str = "step",
     in_place: bool = True,
     apart: Sequence[str] = (),
+    fuse: bool = False,
     **settings: Any,
 ) -> StepProgram:
     """A whole training step as MLIR with one public function, for code generators.
@@ -99,6 +100,11 @@ def lower_step(
         in_place: whether params and state are overwritten. Whether that is safe depends on the compiler's flags: ask
             :meth:`StepProgram.hazards`.
         apart: names of arguments that are not overwritten, because they had a hazard.
+        fuse: whether the new values of each leaf are one ``linalg.generic`` over the memory that they replace, for IREE:
+            one kernel for each leaf, in place, without scratch memory. Without it the program is StableHLO alone.
+
+    Flags: those of :func:`step_flags` are safe. ``--iree-dispatch-creation-enable-aggressive-fusion`` is not: it
+    miscompiles losses, a softmax after another operation among them.
 
     Raises:
         LoweringError: if there is no such program.
@@ -121,7 +127,7 @@ def lower_step(
         raise LoweringError(f"the step has no program '{entry}' (it has {', '.join(entries)})")
     chosen = entries[entry]
     out = [i for i, a in enumerate(plan.arguments) if a.name in apart]
-    text = plan.text(compute, parts, [chosen], out, in_place=in_place, name=f"{plan.name}_{entry}")
+    text = plan.text(compute, parts, [chosen], out, in_place=in_place, fuse=fuse, name=f"{plan.name}_{entry}")
     written = set(plan.overwritten(chosen)) - set(out) if in_place else set()
     arguments = tuple(
         ProgramArgument(
@@ -158,17 +164,12 @@ def _number(plan: StepPlan, argument: StepArgument) -> float | None:
     return None
 
 
-#: Without it new moments in f32 go through memory of their own: one more kernel and two copies for each leaf. Not for
-#: GPUs: in one kernel for several results their compilers read the old moment when the new one has been written.
-FUSION = "--iree-dispatch-creation-enable-aggressive-fusion"
-
-
 def step_flags(target: Target, leaves: Sequence[LeafInfo]) -> tuple[str, ...]:
     """The compiler's flags for a step on ``leaves``."""
     if target.backend == "cpu":
         # Else the code assumes 64-byte alignment and crashes on memory that numpy or a slice of it gives.
         alignment = min(storage_dtype(leaf.dtype).itemsize for leaf in leaves)
-        return (*target.flags, FUSION, f"--iree-stream-resource-min-offset-alignment={alignment}")
+        return (*target.flags, f"--iree-stream-resource-min-offset-alignment={alignment}")
     if target.backend == "vulkan":
         # With recorded command buffers a program was seen to give NaN from its third call.
         return (*target.flags, "--iree-hal-indirect-command-buffers=false")

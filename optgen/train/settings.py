@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from fnmatch import fnmatchcase
 from typing import Any
 
 from optgen.artifact.function import structure_of
@@ -15,6 +14,7 @@ from optgen.hyper import PARTS, Scalar
 from optgen.probes.fills import fill_of
 from optgen.probes.generate import Fill
 from optgen.rules import get_rule
+from optgen.runtime.groups import matches, no_match
 from optgen.runtime.loading import split_settings
 from optgen.runtime.tree import map_tree, nest, show, walk
 from optgen.train.gradient import Examples, examples_like, trace_evaluation, trace_gradient
@@ -64,7 +64,7 @@ def plan_step(
     update = _update(
         optimizer, examples, accumulate, compute_dtype, state_dtype, convention, bake, groups or {}, settings
     )
-    gradient, metric_tree = trace_gradient(loss_fn, examples, metrics)
+    gradient, metric_tree = trace_gradient(loss_fn, examples, metrics, update.loss_scales, update.loss_scale)
     evaluation, result = None, None
     eval_leaves: tuple[LeafInfo, ...] = ()
     if eval_fn is not None:
@@ -123,9 +123,9 @@ def _chosen(params: Any, trainable: Any) -> set[str]:
         patterns = [trainable] if isinstance(trainable, str) else list(trainable)
         found = set()
         for pattern in patterns:
-            mine = {p for p in paths if fnmatchcase(p, pattern) or fnmatchcase(p.replace("/", "."), pattern)}
+            mine = {p for p in paths if matches(pattern, p)}
             if not mine:
-                raise LeafError(f"'trainable' must match leaves of the params: {pattern!r} matches none of {paths[:6]}")
+                raise LeafError(f"'trainable' must match leaves of the params: {no_match(pattern, paths)}")
             found |= mine
     if not found:
         raise LeafError("a step must have at least one leaf to train")

@@ -11,6 +11,7 @@ import numpy as np
 
 from optgen._version import __version__
 from optgen.artifact.step import EntryInfo, StepBundle, StepManifest, StepModule
+from optgen.compiler.barriers import proven
 from optgen.compiler.build import Progress, count_copies
 from optgen.compiler.driver import compile_and_print, compiler_version
 from optgen.dtypes import storage_dtype
@@ -174,7 +175,8 @@ def _compile(
     for attempt in range(_ROUNDS + 1):
         if not in_place or attempt == _ROUNDS:
             apart = set(every)
-        text = plan.text(compute, parts, entries, apart, fence_pools=target.backend == "vulkan")
+        cpu, vulkan = target.backend == "cpu", target.backend == "vulkan"
+        text = plan.text(compute, parts, entries, apart, fence_pools=vulkan, fuse=cpu)
         made = compile_and_print(text, flags, use_cache=use_cache)
         hazards = find_hazards(made.printed, movable=target.backend != "cpu")
         by_name = {e.name: e for e in entries}
@@ -200,4 +202,4 @@ def _compile(
         apart=tuple(sorted(apart)),
         reason=reason if apart else "",
     )
-    return module, made.module
+    return module, proven(text, target, flags, made.module, use_cache=use_cache)

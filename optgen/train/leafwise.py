@@ -194,9 +194,7 @@ class _Fusion:
 
     def together(self, one: _Group, other: _Group) -> bool:
         same = self.same(one.shape)
-        return one.shape == other.shape and any(
-            key in other.operands and key[1] == same for key in one.operands
-        )
+        return one.shape == other.shape and any(key in other.operands and key[1] == same for key in one.operands)
 
     # Writing.
 

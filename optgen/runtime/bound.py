@@ -149,6 +149,7 @@ class BoundStep:
         ]
         self._micro = MicroStep(optimizer, works) if mean else None
         self._only = self._calls[0] if len(self._calls) == 1 else None
+        self._busy = bool(self._pairs or self._lacking or absent or self._behind or mean)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         raise DeviceError(
@@ -188,7 +189,7 @@ class BoundStep:
         """
         if self._process != os.getpid():
             raise DeviceError("a bound step does not survive a fork: bind again in the child")
-        if self._watch is not None:
+        if self._watch is not None and (self._busy or LEAF_STEP in self.state or self._watch.moved(self.state)):
             self._look()
         for value in hypers.values():
             # Arrays and tensors may hold another number by now, and be equal to themselves all the same.
@@ -201,7 +202,10 @@ class BoundStep:
                 self._set(hypers)
                 self._given = dict(hypers)
         state = self.state
-        count = count_of(state["step"]) + 1
+        count = state["step"]
+        if type(count) is not int or count < 0:
+            count = count_of(count)
+        count += 1
         if self._micro is not None:
             self.mean_only = None if self._micro.due(state) else self._mean_at
             if self.mean_only is not None:
@@ -218,8 +222,9 @@ class BoundStep:
             own = self._own(state)
         for each in self._calls:
             mine = own[each.paths[0]] if each.paths else None
+            number = float(count) if mine is None else mine[0] + 1
             for position, which in each.step_at:
-                each.scalars[position] = part(float(count) if mine is None else mine[0] + 1, which)
+                each.scalars[position] = number if which == "value" else part(number, which)
             for position, name in each.state_at:
                 each.scalars[position] = self._number(name, mine)
         if self._only is not None:
@@ -276,8 +281,6 @@ class BoundStep:
             assert self._collect is not None
             self._take(*self._collect(self.state))
         absent = self._lacking
-        if not (self._pairs or absent or self._absent or self._behind or self._micro or LEAF_STEP in self.state):
-            return
         if self._pairs and (gone := [path for path, p, home in self._pairs if not fetch_grad(p, home, path)]):
             absent = absent | frozenset(gone)
         unseen = frozenset[str]()

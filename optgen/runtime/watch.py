@@ -35,19 +35,20 @@ class Watch:
 
     def moved(self, state: Mapping[str, Any]) -> bool:
         """Whether something is not where it was."""
-        for name, tree in self._trees:
-            if state.get(name) is not tree:
-                return True
         try:
+            for name, tree in self._trees:
+                if state[name] is not tree:
+                    return True
             for node, kept, alike in self._nodes:
                 # Tuples look at identity first, which is fast; arrays that differ cannot say whether they are equal.
                 now = tuple(node.values()) if type(node) is dict else _children(node)
                 if now != kept:
                     return True
-                for i in alike:
-                    if now[i] is not kept[i]:
-                        return True
-        except (ValueError, RuntimeError, TypeError):
+                if alike:
+                    for i in alike:
+                        if now[i] is not kept[i]:
+                            return True
+        except (KeyError, ValueError, RuntimeError, TypeError):
             return True
         return bool(self._owners) and list(map(place_of, self._owners)) != self._places
 

@@ -27,7 +27,7 @@ TOLERANCE = 1e-4  # of a leaf's largest gradient: f32, added up in another order
 #: What the processor's vectors divide, what they do not, and what is less than one of them.
 BATCHES = (1, 2, 7, 100, 128, 200, 1000)
 ROWS = 100
-NATIVE = ("classifier", "temperature", "brier", "attention", "layer_norm")
+NATIVE = ("classifier", "temperature", "brier", "attention", "logistic")
 LEVELS = [t for t in TARGETS if t.startswith("cpu:x86-64") and set(host.x86_requirements(t[4:])) <= host.features()]
 X86 = pytest.mark.skipif(host.architecture() != "x86_64", reason="this processor is no x86-64")
 

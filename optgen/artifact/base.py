@@ -80,7 +80,7 @@ class AnyManifest:
 
     def to_json(self) -> str:
         """The text of ``manifest.json``; the same manifest always gives the same bytes."""
-        data = asdict(self)
+        data = _without_empty(asdict(self), "retried")
         if self.probed:
             data["probes"] = [probe.as_json() for probe in self.probed]
         last = {name: data.pop(name) for name in ("versions", "min_runtime", "files")}
@@ -200,6 +200,13 @@ def kind_of_bundle(text: str | bytes) -> str:
     except ValueError as error:
         raise BundleError(f"manifest.json is damaged: {error}") from error
     return str(data.get("kind", "rule")) if isinstance(data, dict) else "rule"
+
+
+def _without_empty(data: Any, name: str) -> Any:
+    """``data`` without the entries called ``name`` that hold nothing, which older bundles lack."""
+    if isinstance(data, dict):
+        return {key: _without_empty(value, name) for key, value in data.items() if value or key != name}
+    return [_without_empty(value, name) for value in data] if isinstance(data, list | tuple) else data
 
 
 def _parse(text: str | bytes, kind: str, newest: int) -> dict[str, Any]:

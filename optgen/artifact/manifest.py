@@ -65,6 +65,8 @@ class ModuleInfo:
         abi: how it is called: ``list`` with lists of leaves, ``leaves`` with what kernels must know of them besides,
             ``stages`` with one view for each operand and a table, ``rows`` likewise in format 1.
         pairs: whether partial results of reductions are pairs of f32, because the device lacks f64.
+        retried: the other ways in which it had to be compiled; see ``optgen.compiler.retry``. Manifests leave it out
+            where there are none.
     """
 
     target: str
@@ -76,6 +78,7 @@ class ModuleInfo:
     features: tuple[str, ...] = ()
     abi: str = "list"
     pairs: bool = False
+    retried: tuple[str, ...] = ()
 
 
 class Compiled(Protocol):
@@ -308,6 +311,7 @@ def modules_from_json(data: Iterable[Mapping[str, Any]]) -> tuple[ModuleInfo, ..
             tuple(m["features"]),
             m["abi"],
             m.get("pairs", False),
+            tuple(m.get("retried", ())),
         )
         for m in data
     )

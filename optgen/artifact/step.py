@@ -220,6 +220,7 @@ def _module(data: Mapping[str, Any]) -> StepModule:
         data["target"], data["backend"], data["file"], data["in_place"], data["copies"], data["arch"],
         tuple(data["features"]), data["abi"],
         compute=data["compute"], apart=tuple(data["apart"]), reason=data["reason"],
+        retried=tuple(data.get("retried", ())),
     )  # fmt: skip
 
 

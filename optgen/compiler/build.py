@@ -22,6 +22,7 @@ from optgen.artifact import (
 )
 from optgen.compiler.driver import compiler_version
 from optgen.compiler.probes import make_probes
+from optgen.compiler.retry import in_known_ways
 from optgen.compiler.variants import compile_for
 from optgen.dsl.trace import import_jax
 from optgen.dsl.variant import Dtypes, KernelSpec, Operand, Variant
@@ -182,7 +183,11 @@ def _build_kernel(
             raise
         if progress:
             progress(name, target.name, None)
-        data, copies = compile_kernel(kernel, target, use_cache=use_cache)
+
+        def attempt(more: tuple[str, ...], target: Target = target) -> tuple[bytes, int]:
+            return compile_kernel(kernel, target, more=more, use_cache=use_cache)
+
+        (data, copies), retried = in_known_ways(attempt, target.backend)
         file = f"modules/{name}/{target.name.replace(':', '-')}.vmfb"
         files[file] = data
         modules.append(
@@ -196,6 +201,7 @@ def _build_kernel(
                 target.features,
                 kernel.abi(target.style),
                 target.style.pairs and kernel.plan is not None and bool(kernel.plan.reductions),
+                retried,
             )
         )
         if progress:
@@ -254,9 +260,15 @@ def flags_for(kernel: Kernel, target: Target) -> tuple[str, ...]:
     return (*target.flags, f"--iree-stream-resource-min-offset-alignment={alignment(kernel.spec)}")
 
 
-def compile_kernel(kernel: Kernel, target: Target, *, use_cache: bool = True) -> tuple[bytes, int]:
-    """One module, and the number of copies of leaves that the compiler put into it (0 proves it in place)."""
-    module, stream = compile_for(kernel.mlir(target.style), target, flags_for(kernel, target), use_cache=use_cache)
+def compile_kernel(
+    kernel: Kernel, target: Target, *, more: Sequence[str] = (), use_cache: bool = True
+) -> tuple[bytes, int]:
+    """One module, and the number of copies of leaves that the compiler put into it (0 proves it in place).
+
+    ``more`` are flags besides those that such kernels have.
+    """
+    flags = (*flags_for(kernel, target), *more)
+    module, stream = compile_for(kernel.mlir(target.style), target, flags, use_cache=use_cache)
     return module, count_copies(stream)
 
 

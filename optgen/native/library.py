@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from optgen.compiler import driver
+from optgen.compiler.retry import in_known_ways
 from optgen.errors import HazardError, LoweringError
 from optgen.lower.hazard import PRINT_FLAG, find_hazards
 from optgen.native.parse import parse_program
@@ -38,11 +39,13 @@ class Library:
         object: an object file: ELF, or WebAssembly.
         program: what its caller must do.
         host: the compiler's host code that ``program`` was read from.
+        retried: the other ways in which it had to be compiled; see :mod:`optgen.compiler.retry`.
     """
 
     object: bytes
     program: Program
     host: str
+    retried: tuple[str, ...] = ()
 
 
 def compile_library(
@@ -69,11 +72,13 @@ def compile_library(
     """
     all_flags = [*flags, f"--iree-stream-resource-min-offset-alignment={alignment}", *_FLAGS]
     names = tuple(names)
-    code, host, query, printed = driver.cached(
-        [driver.cache_key(mlir, [*all_flags, part]) for part in ("object", "host", "query", "printed")],
-        lambda: _compile(mlir, all_flags),
-        use_cache,
-    )
+
+    def attempt(more: tuple[str, ...]) -> list[bytes]:
+        chosen = [*all_flags, *more]
+        keys = [driver.cache_key(mlir, [*chosen, part]) for part in ("object", "host", "query", "printed")]
+        return driver.cached(keys, lambda: _compile(mlir, chosen), use_cache)
+
+    (code, host, query, printed), retried = in_known_ways(attempt, "cpu")
     text = host.decode()
     program = parse_program(text, json.loads(query), alignment=alignment, names=names)
     if hazards := find_hazards(printed.decode()):
@@ -84,7 +89,7 @@ def compile_library(
             "lax.optimization_barrier between its last use and the update",
             arguments,
         )
-    return Library(code, program, text)
+    return Library(code, program, text, retried)
 
 
 def _compile(mlir: str, flags: Sequence[str]) -> list[bytes]:

@@ -13,6 +13,7 @@ from optgen.artifact.function import FunctionBundle, FunctionManifest, structure
 from optgen.artifact.manifest import LeafInfo, ModuleInfo
 from optgen.compiler.build import Progress
 from optgen.compiler.driver import compiler_version
+from optgen.compiler.retry import in_known_ways
 from optgen.compiler.variants import compile_for
 from optgen.dsl.trace import import_jax
 from optgen.dtypes import element_name, storage_dtype
@@ -89,8 +90,16 @@ def compile_function(
         if progress:
             progress(label, target.name, None)
         file = f"modules/{target.name.replace(':', '-')}.vmfb"
-        files[file] = compile_for(stablehlo, target, _flags(target, inputs), use_cache=use_cache)[0]
-        modules.append(ModuleInfo(target.name, target.backend, file, False, arch=target.arch, features=target.features))
+
+        def attempt(more: tuple[str, ...], target: Target = target) -> bytes:
+            return compile_for(stablehlo, target, (*_flags(target, inputs), *more), use_cache=use_cache)[0]
+
+        files[file], retried = in_known_ways(attempt, target.backend)
+        modules.append(
+            ModuleInfo(
+                target.name, target.backend, file, False, arch=target.arch, features=target.features, retried=retried
+            )
+        )
         if progress:
             progress(label, target.name, len(files[file]))
     manifest = FunctionManifest(

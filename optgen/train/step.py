@@ -13,7 +13,8 @@ from optgen._version import __version__
 from optgen.artifact.step import EntryInfo, StepBundle, StepManifest, StepModule
 from optgen.compiler.barriers import proven
 from optgen.compiler.build import Progress, count_copies
-from optgen.compiler.driver import compile_and_print, compiler_version
+from optgen.compiler.driver import Watched, compile_and_print, compiler_version
+from optgen.compiler.retry import in_known_ways
 from optgen.dtypes import storage_dtype
 from optgen.errors import UnsupportedTargetError
 from optgen.lower.hazard import find_hazards
@@ -177,7 +178,11 @@ def _compile(
             apart = set(every)
         cpu, vulkan = target.backend == "cpu", target.backend == "vulkan"
         text = plan.text(compute, parts, entries, apart, fence_pools=vulkan, fuse=cpu)
-        made = compile_and_print(text, flags, use_cache=use_cache)
+
+        def compiled(more: tuple[str, ...], text: str = text) -> Watched:
+            return compile_and_print(text, (*flags, *more), use_cache=use_cache)
+
+        made, retried = in_known_ways(compiled, target.backend)
         hazards = find_hazards(made.printed, movable=target.backend != "cpu")
         by_name = {e.name: e for e in entries}
         found: set[int] = set()
@@ -201,5 +206,6 @@ def _compile(
         compute=compute,
         apart=tuple(sorted(apart)),
         reason=reason if apart else "",
+        retried=retried,
     )
     return module, proven(text, target, flags, made.module, use_cache=use_cache)

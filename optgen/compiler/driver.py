@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -266,4 +267,14 @@ def _explain(mlir: str, flags: Sequence[str], result: subprocess.CompletedProces
     except (OSError, FileError):
         where = ""
     message = first.partition("error:")[2].strip() or first
+    if operation := _operation(mlir, first):
+        message = f"{operation}: {message}"
     return f"iree-compile refused the module: {message[:300]}{where}"
+
+
+def _operation(mlir: str, message: str) -> str:
+    """The operation that an error's line of the module holds, ``stablehlo.reverse``; nothing where it says none."""
+    at = re.match(r"module\.mlir:(\d+):", message)
+    line = "".join(mlir.splitlines()[int(at[1]) - 1 : int(at[1])]) if at else ""
+    found = re.search(r"\b(?:stablehlo|chlo|linalg)\.\w+", line)
+    return found[0] if found else ""

@@ -358,6 +358,81 @@ globalThis.train = (() => {
   const bitsOf64 = (x) => (bits.setFloat64(0, x), bits.getBigInt64(0));
   const floatOf32 = (x) => (bits.setInt32(0, x), bits.getFloat32(0));
   const floatOf64 = (x) => (bits.setBigInt64(0, x), bits.getFloat64(0));
+  // What the numbers that a whole program takes must be: hyperparameters, counts of steps, scalar state.
+
+  const MOST_STEPS = 2 ** 31 - 1;
+  // How far the parts of one decay rate may be from each other, by the type that they have been rounded to.
+  const APART = { f32: [2 ** -23, 2 ** -20], f64: [2 ** -52, 2 ** -48] };
+  const WHOLE = {
+    i8: [-(2 ** 7), 2 ** 7 - 1], i16: [-(2 ** 15), 2 ** 15 - 1], i32: [-(2 ** 31), 2 ** 31 - 1],
+    u8: [0, 2 ** 8 - 1], u16: [0, 2 ** 16 - 1], u32: [0, 2 ** 32 - 1], bool: [0, 1],
+    f16: [0, 2 ** 16 - 1], bf16: [0, 2 ** 16 - 1], // as their bits
+  };
+
+  /** Throws unless `value` may be put where one element of a dtype is: no fraction, NaN or wrapped number is stored. */
+  function checkElement(name, dtype, value) {
+    if (dtype === "i64" || dtype === "u64") {
+      const [low, high] = dtype === "i64" ? [-(2n ** 63n), 2n ** 63n - 1n] : [0n, 2n ** 64n - 1n];
+      if (typeof value !== "bigint" || value < low || value > high) {
+        throw new ArrayError(`'${name}' must be a bigint that fits ${dtype} (got ${String(value)})`);
+      }
+      return;
+    }
+    if (typeof value !== "number") throw new ArrayError(`'${name}' must be a number (got ${typeof value})`);
+    const range = WHOLE[dtype];
+    if (range && !(Number.isInteger(value) && value >= range[0] && value <= range[1])) {
+      throw new ArrayError(`'${name}' must be a whole number in [${range.join(", ")}] (got ${value})`);
+    }
+  }
+
+  /** Throws unless `value` is what `limit` allows of the argument `name`. */
+  function checkLimit(name, limit, value) {
+    const refuse = (must) => {
+      throw new HyperparameterError(`'${name}' must ${must} (got ${value})`);
+    };
+    if (limit.kind === "count") {
+      const good = Number.isInteger(value) && value >= 0 && value < MOST_STEPS;
+      if (!good) refuse(`be a whole number in [0, ${MOST_STEPS})`);
+    } else if (limit.kind === "scalar") {
+      if (!Number.isFinite(value)) refuse("be a finite number");
+    } else if (limit.kind === "hyper") {
+      if (Number.isNaN(value) && limit.first === null) refuse("be given, a number that is finite: it has no default");
+      if (!Number.isFinite(value)) refuse("be finite");
+      if (!limit.decay) {
+        if (value < 0 && !limit.signed) refuse("be at least 0");
+      } else if (limit.part === "log") {
+        if (value > 0) refuse("be the logarithm of a decay rate, at most 0");
+      } else {
+        const beyond = limit.part === "value" ? value >= 1 : value <= 0;
+        const open = limit.part === "value" ? "[0, 1)" : "(0, 1]";
+        if (value < 0 || value > 1 || (beyond && !limit.closed)) refuse(`be in ${limit.closed ? "[0, 1]" : open}`);
+      }
+    }
+  }
+
+  /** Throws unless the parts of each decay rate are parts of one number; `valueOf` gives the number of an argument. */
+  function checkParts(known, valueOf) {
+    const parts = {};
+    for (const argument of known) {
+      const { limit } = argument;
+      if (limit?.kind === "hyper" && limit.decay) (parts[limit.hyper] ??= {})[limit.part] = argument;
+    }
+    for (const [hyper, { value, complement, log }] of Object.entries(parts)) {
+      const [apart, far] = APART[(value ?? complement ?? log).dtype];
+      const [b, rest, l] = [value, complement, log].map((a) => (a ? valueOf(a) : undefined));
+      const wrong = (a, must) => {
+        throw new HyperparameterError(`'${a.name}' must be ${must} (got ${valueOf(a)}): give all parts of '${hyper}'`);
+      };
+      const near = !value || !complement || Math.abs(rest - (1 - b)) <= apart;
+      if (!near) wrong(complement, `1 - ${b}, as '${value.name}' is`);
+      // 1 - b <= -log b <= (1 - b) / b
+      if (complement && log) {
+        const low = -l >= rest * (1 - far);
+        const high = !value || -l * b <= rest * (1 + far);
+        if (!low || !high) wrong(log, `the logarithm of ${value ? b : 1 - rest}`);
+      }
+    }
+  }
   // Whole programs of fixed shapes, training steps above all: named arguments that stay in the module's memory.
 
   /** A compiled program. `signature` is what the package says of it, `run` its host program. */
@@ -366,6 +441,7 @@ globalThis.train = (() => {
     #signature;
     #run;
     #tensors;
+    #given = new Set();
 
     constructor(library, signature, run) {
       this.#library = library;
@@ -374,10 +450,14 @@ globalThis.train = (() => {
       this.#tensors = Object.fromEntries(
         signature.arguments.map((a) => [a.name, a.shape ? new Tensor(library.memory, a.dtype, a.shape) : { value: 0 }]),
       );
-      /** The arguments in the module's memory, by name, as flat typed arrays. All begin as zeros. */
+      /** The arguments in the module's memory, by name, as flat typed arrays. They begin as zeros, numbers and state as
+       * what they are before the first step; a hyperparameter without a default as NaN, which `run` refuses. */
       this.arrays = {};
-      for (const { name, shape } of signature.arguments) {
-        if (shape) Object.defineProperty(this.arrays, name, { enumerable: true, get: () => this.#tensors[name].view });
+      for (const { name, shape, limit } of signature.arguments) {
+        const first = limit?.first ?? (limit?.kind === "hyper" ? NaN : 0);
+        if (shape && first !== 0) this.#tensors[name].view.fill(first);
+        const get = () => (this.#given.add(name), this.#tensors[name].view);
+        if (shape) Object.defineProperty(this.arrays, name, { enumerable: true, get });
       }
     }
 
@@ -396,29 +476,57 @@ globalThis.train = (() => {
       this.#library.close();
     }
 
-    /** Puts arguments into the module's memory: typed arrays, or numbers where the shape is that of one element. */
+    /** Puts arguments into the module's memory: typed arrays, or numbers where the shape is that of one element. Nothing is
+     * put where one is not what it must be. */
     set(values) {
+      this.#check(values);
+      for (const [name, value] of Object.entries(values)) {
+        const tensor = this.#tensors[name];
+        this.#given.add(name);
+        if (!(tensor instanceof Tensor)) tensor.value = value;
+        else if (typeof value !== "object") tensor.view[0] = value;
+        else tensor.set(value, name);
+      }
+    }
+
+    #check(values) {
       const known = this.#signature.arguments;
       for (const [name, value] of Object.entries(values)) {
         const argument = known.find((a) => a.name === name);
         if (!argument) {
           throw new ArrayError(`there is no argument '${name}': there are ${known.map((a) => a.name).join(", ")}`);
         }
-        const wide = argument.dtype === "i64" || argument.dtype === "u64";
         if (argument.shape === null || (argument.shape.length === 0 && typeof value !== "object")) {
-          if (typeof value !== (wide ? "bigint" : "number")) {
-            throw new ArrayError(`'${name}' must be a number (got ${typeof value})`);
-          }
+          if (value === undefined) throw new ArrayError(`'${name}' must be given (it is undefined)`);
+          if (argument.limit) checkLimit(name, argument.limit, this.#rounded(argument, value));
+          checkElement(name, argument.dtype, value);
         } else {
           checkArray(value, argument.dtype, this.#tensors[name].length, name);
         }
       }
-      for (const [name, value] of Object.entries(values)) {
-        const tensor = this.#tensors[name];
-        if (!(tensor instanceof Tensor)) tensor.value = value;
-        else if (typeof value !== "object") tensor.view[0] = value;
-        else tensor.set(value, name);
+    }
+
+    /** The number that `value` is as the argument's element. */
+    #rounded({ dtype }, value) {
+      const number = typeof value === "object" ? value[0] : value;
+      return dtype === "f32" && typeof number === "number" ? Math.fround(number) : number;
+    }
+
+    /** Throws where a number, given now or before, is not what it must be. */
+    #checkNumbers(values) {
+      const limited = this.#signature.arguments.filter((a) => a.limit);
+      const valueOf = (a) => {
+        if (a.name in values) return this.#rounded(a, values[a.name]);
+        const tensor = this.#tensors[a.name];
+        return tensor instanceof Tensor ? tensor.view[0] : tensor.value;
+      };
+      for (const a of limited) {
+        if (a.limit.kind !== "state") checkLimit(a.name, a.limit, valueOf(a));
+        else if (a.limit.first === null && !(a.name in values) && !this.#given.has(a.name)) {
+          throw new ArrayError(`'${a.name}' must be given before the first run: it does not begin as one number`);
+        }
       }
+      checkParts(limited, valueOf);
     }
 
     /** Runs the program on the arguments as they are, after `values` have been put into memory.
@@ -426,6 +534,8 @@ globalThis.train = (() => {
      * Arguments that it writes are then new in `arrays`. The other results are returned, numbers where they have one
      * element and no axes, else copies. */
     run(values = {}) {
+      this.#check(values);
+      this.#checkNumbers(values);
       this.set(values);
       const known = this.#signature.arguments;
       const addresses = known.map((a) => this.#tensors[a.name].address ?? 0);

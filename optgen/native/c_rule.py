@@ -154,8 +154,8 @@ def _proof(spec: KernelSpec, test: SelfTest, name: str, target: NativeTarget, wo
         given.append("&hypers")
     given += [f"{{{c_name(n)}}}" for n in spec.returned]
     given += ["workspace", f"{name.upper()}_WORKSPACE_BYTES"] if workspace else []
-    call = wrapped("        ", [*given, "threads"])
-    return Proof(test, pieces, f"{name}_update(\n{call}", f"{name}_update", prepare, numbers)
+    call = f"{name}_update({f',{chr(10)}        '.join([*given, 'threads'])})"
+    return Proof(test, pieces, call, f"{name}_update", prepare, numbers)
 
 
 def _check_signature(spec: KernelSpec, library: Library) -> None:

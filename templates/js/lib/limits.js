@@ -32,7 +32,8 @@ export function checkLimit(name, limit, value) {
     throw new HyperparameterError(`'${name}' must ${must} (got ${value})`);
   };
   if (limit.kind === "count") {
-    if (!(Number.isInteger(value) && value >= 0 && value < MOST_STEPS)) refuse(`be a whole number in [0, ${MOST_STEPS})`);
+    const good = Number.isInteger(value) && value >= 0 && value < MOST_STEPS;
+    if (!good) refuse(`be a whole number in [0, ${MOST_STEPS})`);
   } else if (limit.kind === "scalar") {
     if (!Number.isFinite(value)) refuse("be a finite number");
   } else if (limit.kind === "hyper") {
@@ -63,7 +64,8 @@ export function checkParts(known, valueOf) {
     const wrong = (a, must) => {
       throw new HyperparameterError(`'${a.name}' must be ${must} (got ${valueOf(a)}): give all parts of '${hyper}'`);
     };
-    if (value && complement && !(Math.abs(rest - (1 - b)) <= apart)) wrong(complement, `1 - ${b}, as '${value.name}' is`);
+    const near = !value || !complement || Math.abs(rest - (1 - b)) <= apart;
+    if (!near) wrong(complement, `1 - ${b}, as '${value.name}' is`);
     // 1 - b <= -log b <= (1 - b) / b
     if (complement && log) {
       const low = -l >= rest * (1 - far);

@@ -177,7 +177,8 @@ export function prove(module, test) {
         const bits = array.slice();
         if (again) {
           const before = kept[call * test.results.length + number];
-          if (bits.some((x, i) => !Object.is(x, before[i]))) fail("other bits at the second time in", { result: name, call });
+          const other = bits.some((x, i) => !Object.is(x, before[i]));
+          if (other) fail("other bits at the second time in", { result: name, call });
         } else {
           kept.push(bits);
           const count = checkResult(test, number, array, test.dtypes[number], call, first, of);

@@ -43,8 +43,8 @@ export class Step {
     this.#library.close();
   }
 
-  /** Puts arguments into the module's memory: typed arrays, or numbers where the shape is that of one element. Where one
-   * is not what it must be, nothing is put. */
+  /** Puts arguments into the module's memory: typed arrays, or numbers where the shape is that of one element. Nothing is
+   * put where one is not what it must be. */
   set(values) {
     this.#check(values);
     for (const [name, value] of Object.entries(values)) {

@@ -134,6 +134,22 @@ def _window(jax: Any, params: dict[str, Any], given: list[Any], start: float, ki
     )  # fmt: skip
 
 
+def _combined_window(jax: Any, params: dict[str, Any], given: list[Any]) -> Any:
+    """A window's numbers combined by a computation of one's own."""
+    operand, start = (jax.numpy.asarray(value) for value in given)  # of several operands there is no reference
+
+    def combine(a: Any, b: Any) -> Any:
+        (found,) = jax.core.eval_jaxpr(params["jaxpr"], params["consts"], a, b)
+        return found
+
+    return [
+        jax.lax.reduce_window(
+            operand, start, combine, params["window_dimensions"], params["window_strides"], params["padding"],
+            params["base_dilation"], params["window_dilation"],
+        )
+    ]  # fmt: skip
+
+
 def _scatters(kind: str) -> Callable[[Any, dict[str, Any], list[Any]], Any]:
     return lambda jax, params, given: _scatter(jax, params, given, kind)
 
@@ -142,6 +158,7 @@ def _scatters(kind: str) -> Callable[[Any, dict[str, Any], list[Any]], Any]:
 _LAX: dict[str, Callable[[Any, dict[str, Any], list[Any]], Any]] = {
     **{kind: _scatters(kind) for kind in _SCATTERS},
     **{kind.replace("_", "-"): _scatters(kind) for kind in _SCATTERS},
+    "reduce_window": lambda jax, params, given: _combined_window(jax, params, given),
     "reduce_window_max": lambda jax, params, given: _window(jax, params, given, -np.inf, "max"),
     "reduce_window_min": lambda jax, params, given: _window(jax, params, given, np.inf, "min"),
 }

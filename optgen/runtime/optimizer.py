@@ -252,7 +252,8 @@ class Optimizer:
         Args:
             params: the tree to update. Leaves must be writable.
             grads: a tree of the same structure. Leaves that are missing or None leave their param as it is; in torch's
-                convention that is no step for them (``state["leaf_step"]``, see docs/chain.md). For a rule with several inputs a dict, with a tree for each of them by name.
+                convention that is no step for them (``state["leaf_step"]``, see docs/chain.md). For a rule with several
+                inputs a dict, with a tree for each of them by name.
             state: from :meth:`init` or the step before. Its ``step`` is the number of updates made so far.
             hypers: hyperparameters, each a number, or a tree of numbers with one for each leaf.
 

@@ -251,8 +251,9 @@ class Optimizer:
 
         Args:
             params: the tree to update. Leaves must be writable.
-            grads: a tree of the same structure. Leaves that are missing or None leave their param as it is. For a
-                rule with several inputs a dict, with a tree for each of them by name.
+            grads: a tree of the same structure. Leaves that are missing or None leave their param as it is; in torch's
+                convention that is no step for them (``state["leaf_step"]``, see docs/chain.md). For a rule with several
+                inputs a dict, with a tree for each of them by name.
             state: from :meth:`init` or the step before. Its ``step`` is the number of updates made so far.
             hypers: hyperparameters, each a number, or a tree of numbers with one for each leaf.
 
@@ -302,13 +303,16 @@ class Optimizer:
             given = {**numbers, **({"step": count} if self.counts_steps else {})}
             micro.set(self._resolve(given, leaves_of(params))(None))
             if not micro.due(state):
-                new_state = {**state, UNSEEN: dict.fromkeys(sorted(unseen), 1)}
-                if not unseen:
-                    del new_state[UNSEEN]
-                micro.run(new_state)
-                new_state[manifest.micro.state] = self._write_back(works, trees, [manifest.micro.state])[
-                    manifest.micro.state
-                ]
+                counted = {**state}
+                micro.run(counted)
+                name = manifest.micro.state
+                mean = self._write_back(works, trees, [name])[name]
+                own_arrays = isinstance(state, dict) and mean is state[name]
+                new_state = state if own_arrays else {**state, name: mean}
+                new_state.pop(UNSEEN, None)
+                new_state[micro.count] = counted[micro.count]
+                if unseen:
+                    new_state[UNSEEN] = dict.fromkeys(sorted(unseen), 1)
                 return params, new_state
         numbers |= {n: self.scalar(state, n) for n in manifest.scalars}
         new: dict[str, tuple[float, ...]] = {}

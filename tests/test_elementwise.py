@@ -12,9 +12,10 @@ from on_targets import TARGETS, run
 
 import optgen as og
 
-#: Of one number: by name in numpy and jax.numpy, with the error in ulp that is allowed.
+#: Of one number: by name in numpy and jax.numpy, with the error in ulp that is allowed. Hyperbolic sines of f32 are
+#: exp(x - log(2)), as in XLA, whose error grows with x.
 UNARY = {
-    "sin": 2.5, "cos": 2.5, "tan": 4, "arcsin": 3, "arccos": 3, "arctan": 2.5, "cbrt": 2, "sinh": 24, "cosh": 24,
+    "sin": 2.5, "cos": 2.5, "tan": 4, "arcsin": 3, "arccos": 3, "arctan": 2.5, "cbrt": 2, "sinh": 40, "cosh": 40,
     "tanh": 5, "exp": 2, "expm1": 3, "log": 2, "log1p": 3, "sqrt": 1, "arcsinh": 4, "floor": 0, "ceil": 0, "trunc": 0,
     "rint": 0, "abs": 0, "sign": 0,
 }  # fmt: skip
@@ -29,7 +30,9 @@ EXTREME = np.array(
 
 def arguments() -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(11)
-    x = np.concatenate([EXTREME, rng.standard_normal(200) * 3, rng.uniform(-1, 1, 100), np.exp(rng.uniform(-30, 30, 60))])
+    x = np.concatenate(
+        [EXTREME, rng.standard_normal(200) * 3, rng.uniform(-1, 1, 100), np.exp(rng.uniform(-30, 30, 60))]
+    )
     y = np.concatenate([rng.permutation(EXTREME), rng.standard_normal(300), np.exp(rng.uniform(-9, 9, 60))])
     return x.astype(np.float32), y.astype(np.float32)
 
@@ -47,6 +50,8 @@ def errors(found: np.ndarray, exact: np.ndarray) -> np.ndarray:
         rounded = exact.astype(found.dtype)
         same = (rounded == found) | (np.isnan(rounded) & np.isnan(found))
         ulp = np.spacing(np.maximum(np.abs(rounded), np.finfo(found.dtype).tiny)).astype(np.float64)
+        # IREE's own kernels take denormal numbers for zero (docs/exactness.md).
+        same |= (np.abs(exact) < np.finfo(found.dtype).tiny) & (np.abs(found) <= np.finfo(found.dtype).tiny)
         return np.where(same, 0, np.nan_to_num(np.abs(found - exact) / ulp, nan=np.inf))
 
 

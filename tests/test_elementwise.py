@@ -21,6 +21,9 @@ UNARY = {
 }  # fmt: skip
 #: Of two.
 BINARY = {"arctan2": 2.5, "maximum": 0, "minimum": 0, "hypot": 4, "copysign": 0, "fmod": 0}
+#: What Vulkan's drivers compute by exponentials and logarithms of their own: by its specification, exp(x) is within
+#: 3 + 2 |x| ulp.
+DRIVER = {"exp", "expm1", "sinh", "cosh", "tanh", "log", "log1p", "arcsinh"}
 EXTREME = np.array(
     [0, -0.0, np.inf, -np.inf, np.nan, 1, -1, 0.5, -0.5, 1.5, 2.5, -2.5, 1e-20, -1e-20, 3e38, -3e38, 1e10, 88.5, 20,
      5156637.0, 257505394688.0, 3, 1e5, -0.7, 8.1],
@@ -64,6 +67,8 @@ def test_functions_of_f32(target: str, tmp_path: Path, request: Any) -> None:
         with np.errstate(all="ignore"):
             exact = getattr(np, name)(*wide[: 1 if name in UNARY else 2])
         off = errors(result, exact)
+        if target == "vulkan" and name in DRIVER:
+            bound = 3 + 2 * 89
         assert off.max() <= bound, (name, off.max(), x[off.argmax()], result[off.argmax()], exact[off.argmax()])
 
 

@@ -29,7 +29,7 @@ def flat(results: Any) -> Any:
 def run(
     target: str, function: Callable[..., Any], arguments: Mapping[str, np.ndarray], folder: Path, request: Any
 ) -> np.ndarray:
-    """The vector that ``function`` makes of ``arguments`` (f32 and i32) there; skips the test where it cannot be run."""
+    """The vector that ``function`` makes of ``arguments`` (f32 and i32) there; skips the test where nothing runs it."""
     if target == "vulkan":
         request.getfixturevalue("vulkan")
     if target in ("cpu", "vulkan"):

@@ -1,0 +1,115 @@
+"""Indices out of range do what JAX does, by mode, on every target: forward and in gradients."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from on_targets import TARGETS, flat, run
+
+import optgen as og
+from optgen.lower.repair import repair
+
+INDICES = np.array([0, 7, -1, -9, 2, 5], np.int32)
+TABLE = np.arange(24, dtype=np.float32).reshape(6, 4) + 1
+UPDATE = np.arange(24, dtype=np.float32).reshape(6, 4) * np.float32(0.1)
+
+
+def reads(x: Any, i: Any) -> list[Any]:
+    import jax
+    import jax.numpy as jnp
+
+    taken = [jnp.take(x, i, axis=0, mode=mode) for mode in ("clip", "fill", "wrap")]
+    taken += [x.at[i].get(mode=mode) for mode in ("clip", "fill", "promise_in_bounds")]
+    taken += [x[i], x[i, i[::-1]], jnp.take(x, i, axis=1, mode="clip"), jnp.take_along_axis(x, i[:, None], axis=1)]
+    taken += [x[i.astype("uint8")], x[i.astype("int8")]]
+    taken += [jax.lax.dynamic_slice(x, (i[k], i[k + 1]), (2, 3)) for k in range(3)]
+    return [*taken, jax.vmap(lambda k: jax.lax.dynamic_slice(x, (k, k), (2, 2)))(i)]
+
+
+def writes(x: Any, i: Any, u: Any) -> list[Any]:
+    import jax
+    import jax.numpy as jnp
+
+    made = [x.at[i].add(u, mode=mode) for mode in ("clip", "drop", "promise_in_bounds")]
+    # Of several that write to one place, JAX does not say which stays: these indices differ when they are clipped, too.
+    once = jnp.array([3, 9, 1, -8], "int32") + i[0]
+    made += [x.at[once].set(u[:4], mode=mode) for mode in ("clip", "drop")]
+    made += [x.at[i, i[::-1]].add(u[:, 0]), x.at[:, once].set(u[:, :4])]
+    made += [jax.lax.dynamic_update_slice(x, u[:2, :3], (i[k], i[k + 1])) for k in range(3)]
+    made.append(jax.vmap(lambda k: jax.lax.dynamic_update_slice(x, u[:2, :2], (k, k)))(i))
+    whole = jax.lax.ScatterDimensionNumbers((1, 2), (), (0,))  # windows of two rows, some of them half outside
+    windows = jnp.stack([u[:2]] * 6)
+    made.append(jax.lax.scatter_add(x, i[:, None], windows, whole, mode="drop"))
+    return [*made, jax.vmap(lambda row, k: row.at[k].set(1.0))(x, i)]
+
+
+def writes_without_gradient(x: Any, i: Any, u: Any) -> list[Any]:
+    """What JAX derives only where indices are known to differ."""
+    import jax.numpy as jnp
+
+    made = [x.at[i].apply(jnp.cos, mode="drop")]
+    for mode in ("clip", "drop"):
+        at = x.at[i]
+        made += [at.multiply(u, mode=mode), at.min(u, mode=mode), at.max(u, mode=mode)]
+    return made
+
+
+def everything(x: Any, i: Any, u: Any) -> Any:
+    import jax
+    import jax.numpy as jnp
+
+    def total(x: Any, u: Any) -> Any:
+        parts = [*reads(x, i), *writes(x, i, u)]
+        return sum(jnp.nansum(jnp.sin(part) * (n + 1)) for n, part in enumerate(parts))
+
+    return flat([reads(x, i), writes(x, i, u), writes_without_gradient(x, i, u), jax.grad(total, (0, 1))(x, u)])
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_indices_out_of_range(target: str, tmp_path: Path, request: Any) -> None:
+    if target == "vulkan":  # 8-bit indices are refused there
+        request.getfixturevalue("vulkan")
+    arguments = {"x": TABLE, "i": INDICES, "u": UPDATE}
+    found = run(target, everything, arguments, tmp_path, request)
+    np.testing.assert_allclose(found, everything(TABLE, INDICES, UPDATE), rtol=2e-5, atol=2e-5)
+
+
+def test_known_indices_cost_nothing() -> None:
+    """Counts, constants and clips are seen to be in range; an argument is not."""
+    import jax
+    import jax.numpy as jnp
+
+    def text(function: Any) -> str:
+        return str(jax.jit(function).lower(TABLE, INDICES).as_text())
+
+    for function in (
+        lambda x, i: x[jnp.arange(4)],
+        lambda x, i: x.at[jnp.clip(i, 0, 5)].set(1.0, mode="promise_in_bounds"),
+        lambda x, i: jax.lax.dynamic_slice(x, (1, 2), (2, 2)),
+        lambda x, i: x * 2,
+    ):
+        assert repair(text(function)) == text(function)
+    unknown = text(lambda x, i: x[i])
+    assert repair(unknown) != unknown
+    assert repair(repair(unknown)) == repair(unknown)
+
+
+def test_labels_of_64_bits_change_nothing() -> None:
+    """Random bits and dtypes are those of JAX's 32-bit numbers; the labels' lower bits count."""
+    import jax
+    import jax.numpy as jnp
+
+    def function(x: Any, y: Any) -> Any:
+        keep = jax.random.bernoulli(jax.random.key(y[0]), 0.5, x.shape)
+        return {"kept": x * keep, "labels": y + 1, "mean": jnp.mean(y)}
+
+    x = np.ones(16, np.float32)
+    labels = np.array([3, 2**32 + 5, -(2**31)], np.int64)
+    compiled = og.train.CompiledFunction(og.train.compile_function(function, x, labels, name="f"))
+    found, wanted = compiled(x, labels), function(jnp.asarray(x), jnp.asarray(labels.astype(np.int32)))
+    for name, value in wanted.items():
+        assert found[name].dtype == value.dtype
+        np.testing.assert_allclose(found[name], value, rtol=1e-6)

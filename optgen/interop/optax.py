@@ -19,6 +19,7 @@ from optgen.dsl.trace import import_jax
 from optgen.dtypes import element_name, numpy_dtype
 from optgen.errors import LeafError, RuleError
 from optgen.lower.repair import stablehlo_of
+from optgen.lower.repair.arguments import NARROWED, taking_wide
 from optgen.runtime.tree import leaves_of, map_tree, mapping_like, sequence_like, show, walk
 
 #: A state whose dtypes have not settled after so many traces never will.
@@ -118,7 +119,8 @@ def trace_transformation(
         grads = [dataclasses.replace(t, dtype=element_name(grad_dtype)) for t in grads]
     extras = {key: _plain(jax, value) for key, value in (extra_args or {}).items()}
     extra = [_tensor(key, path, value) for key, tree in extras.items() for path, value in leaves_of(tree).items()]
-    wide = any(t.dtype in ("f64", "i64", "ui64") for t in (*params, *grads, *extra))
+    # 64-bit integers among the extra arguments are what JAX makes of them; those of params are there to stay.
+    wide = any(t.dtype == "f64" for t in extra) or any(t.dtype in ("f64", "i64", "ui64") for t in (*params, *grads))
     with jax.enable_x64(True) if wide else nullcontext(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         tracer = _Tracer(jax, transformation, label, like, grads_like, extras, params, grads, extra)
@@ -150,7 +152,7 @@ class _Tracer:
         leaves = self.attempt("init", lambda: jax.eval_shape(lambda *p: self.init(*p)[0], *param_structs))
         for _ in range(_SETTLE):
             inputs = [*param_structs, *(_struct(jax, t) for t in self.grads), *leaves]
-            inputs += [_struct(jax, t) for t in self.extra]
+            inputs += [_struct(jax, self.narrowed(t)) for t in self.extra]
             traced = self.attempt("update", lambda given=inputs: jax.jit(self.update, keep_unused=True).trace(*given))
             after = list(traced.out_info)[len(self.params) :]
             if [a.shape for a in after] != [a.shape for a in leaves]:
@@ -165,6 +167,13 @@ class _Tracer:
         else:
             raise RuleError(f"'{self.label}' must keep the dtypes of its state, which change at every step")
         text: str = self.attempt("update", lambda: stablehlo_of(traced, "cpu"))
+        first = len(inputs) - len(self.extra)
+        narrow = (
+            {}
+            if jax.config.jax_enable_x64
+            else {first + i: t.dtype for i, t in enumerate(self.extra) if t.dtype in NARROWED}
+        )
+        text = taking_wide(text, narrow)
         state = [
             Tensor("state", path, tuple(leaf.shape), _state_dtype(leaf.dtype, path, flag), keys)
             for path, leaf, keys, flag in zip(self.paths, leaves, self.keys, self.bools, strict=True)
@@ -174,6 +183,11 @@ class _Tracer:
         results = (*range(len(self.params)), *range(first, first + len(state)))
         initial, init, init_jaxpr = self.initial(param_structs, state)
         return TracedUpdate(self.label, text, arguments, results, initial, init, traced.jaxpr, init_jaxpr)
+
+    def narrowed(self, tensor: Tensor) -> Tensor:
+        """A tensor as JAX takes it where it is used now."""
+        dtype = tensor.dtype if self.jax.config.jax_enable_x64 else NARROWED.get(tensor.dtype, tensor.dtype)
+        return dataclasses.replace(tensor, dtype=dtype)
 
     def attempt(self, what: str, call: Any) -> Any:
         """``call()``, with whatever JAX says against it in one line."""

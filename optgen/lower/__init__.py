@@ -12,6 +12,7 @@ from optgen.dsl.trace import trace
 from optgen.dsl.variant import KernelSpec
 from optgen.errors import LoweringError
 from optgen.lower.emit import emit_in_place, emit_out_of_place
+from optgen.lower.expand import expand
 from optgen.lower.graph import CrossElementError as CrossElementError
 from optgen.lower.graph import Graph as Graph
 from optgen.lower.graph import graph_of as graph_of
@@ -63,7 +64,7 @@ class Kernel:
         if self.graph is None or self.plan is None:
             assert self.shape is not None
             return emit_out_of_place(self.spec, self.stablehlo, self.shape, style)
-        return emit_in_place(self.spec, self.graph, self.plan, style)
+        return emit_in_place(self.spec, *self.expanded(pairs=style.pairs), style)
 
     def plain(self, style: Style) -> str:
         """The module for callers without Python: one leaf as plain tensors. See :mod:`optgen.lower.plain`.
@@ -73,7 +74,16 @@ class Kernel:
         """
         if self.graph is None or self.plan is None:
             raise LoweringError(f"a plain module runs in place, which this rule cannot: {self.reason}")
-        return emit_plain(self.spec, self.graph, self.plan, style)
+        return emit_plain(self.spec, *self.expanded(pairs=style.pairs), style)
+
+    def expanded(self, *, pairs: bool = False) -> tuple[Graph, Plan]:
+        """Graph and plan with the functions written out that kernels lack; with ``pairs``, of f32, they have all."""
+        assert self.graph is not None
+        assert self.plan is not None
+        if pairs:
+            return self.graph, self.plan
+        graph = expand(self.graph)
+        return (self.graph, self.plan) if graph is self.graph else (graph, plan_of(graph, self.spec.returned))
 
 
 def lower(spec: KernelSpec, shapes: Sequence[tuple[int, ...]] | None = None) -> tuple[Kernel, ...]:

@@ -97,7 +97,7 @@ def compile_c(
         ) from error
     assert kernel.graph is not None
     assert kernel.plan is not None
-    mlir = emit_leaf(kernel.spec, kernel.graph, kernel.plan, name=prefix, halves=chosen.halves)
+    mlir = emit_leaf(kernel.spec, *kernel.expanded(), name=prefix, halves=chosen.halves)
     alignment = min(SIZES[o.dtype] for o in kernel.spec.operands)
     library = compile_library(mlir, chosen.flags, alignment=alignment, use_cache=use_cache)
     bundle = write_rule(kernel.spec, library, chosen, prefix, values, rule_selftest(kernel))

@@ -15,7 +15,7 @@ import numpy as np
 from optgen.dtypes import from_float64, storage_dtype
 from optgen.probes.generate import Fill
 from optgen.probes.info import Probe
-from optgen.probes.values import encode
+from optgen.probes.values import split
 
 #: Elements of all results and calls together that generated code carries, unless there are many results.
 _MOST = 512
@@ -84,14 +84,17 @@ class Table:
         kept: for each result.
         exponents, multiples: as :mod:`optgen.probes.values` has them.
         width: bytes of a multiple.
-        data: both as bytes.
     """
 
     kept: tuple[Kept, ...]
     exponents: np.ndarray
     multiples: np.ndarray
     width: int
-    data: bytes
+
+    @property
+    def data(self) -> bytes:
+        """Exponents, int16, and multiples, little-endian."""
+        return self.exponents.astype("<i2").tobytes() + self.multiples.astype(f"<i{self.width}").tobytes()
 
 
 def samples_of(calls: int, results: int) -> int:
@@ -108,10 +111,9 @@ def table_of(probe: Probe) -> Table:
     results = [result for call in probe.results for result in call]
     expected = [part for r in results for part in (r.expected, r.projections)]
     tolerance = [part for r in results for part in (r.tolerance, r.projection_tolerance)]
-    data, width = encode(np.concatenate(expected), np.concatenate(tolerance))
-    count = len(data) // (2 + width)
-    exponents = np.frombuffer(data, "<i2", count)
-    return Table(kept, exponents, np.frombuffer(data, f"<i{width}", count, 2 * count), width, data)
+    exponents, multiples = split(np.concatenate(expected), np.concatenate(tolerance))
+    width = 4 if np.abs(multiples).max(initial=0) < 2**31 else 8
+    return Table(kept, exponents, multiples, width)
 
 
 def source_of(array: np.ndarray, dtype: str) -> Source:

@@ -71,7 +71,7 @@ def update_package(
         if slot.init not in (0, "param") and SIZES[dtypes.slot(slot.name)] < 4:
             raise LoweringError(f"state '{slot.name}' begins with {slot.init}, which is written as f32 or f64 alone: "
                                 f"use f32 state")  # fmt: skip
-    mlir = emit_leaf(spec, kernel.graph, kernel.plan, name=module_name(spec), halves=target.halves)
+    mlir = emit_leaf(spec, *kernel.expanded(), name=module_name(spec), halves=target.halves)
     names = [o.name for o in spec.operands] + [s.name.removeprefix("h_") for s in spec.scalars]
     library = compile_library(mlir, target.flags, alignment=alignment(spec), names=names, use_cache=use_cache)
     hypers = tuple(

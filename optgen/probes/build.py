@@ -31,9 +31,12 @@ _ASIDE = 1.0137
 _ROUNDING = {"f16": 2.0**-11, "bf16": 2.0**-8, "f32": 2.0**-24, "f64": 2.0**-50}
 _TINY = {"f16": 2.0**-14, "bf16": 2.0**-126, "f32": 2.0**-126, "f64": 2.0**-1000}
 
-#: Runs, and how many elements of intermediate results there may be in a call before there are fewer.
-RUNS = 8
-_MUCH = 30_000_000
+#: Runs of programs by the work of a call, the last for all that is more. Fewer runs see less of what there is, so there
+#: the tolerance is larger.
+_RUNS = ((5_000_000, 8, _SAFETY), (300_000_000, 4, 4.0), (math.inf, 3, 5.0))
+
+#: Elements that an operation takes as long as without any.
+_EACH = 2000
 
 SAMPLES = 256
 PROJECTIONS = 2
@@ -53,7 +56,7 @@ class Recipe:
         begin: from the first call's arguments to its state.
         run: from arguments by name, floats as float64, to results by name.
         results: of the program.
-        work: how many elements of intermediate results a call has.
+        work: of a call, see :func:`work_of`.
     """
 
     entry: str
@@ -81,14 +84,14 @@ def make_probe(recipe: Recipe, samples: int = SAMPLES, projections: int = PROJEC
         recipe: the program.
         samples, projections: see :class:`ProbeInfo`.
     """
-    runs = RUNS if recipe.work <= _MUCH else RUNS // 2 if recipe.work <= 10 * _MUCH else 3
+    runs, safety = next((runs, safety) for limit, runs, safety in _RUNS if recipe.work <= limit)
     found = np.stack([_numbers(recipe, Noise(seed), samples, projections) for seed in range(runs)])
     calls = tuple(ProbeCall(s, dict(h)) for s, h in zip(recipe.seeds, recipe.hypers, strict=True))
     info = ProbeInfo(recipe.entry, recipe.compute, samples, projections, dict(recipe.fills), calls, recipe.results, 8)
     parts, at = [], 0
     for _ in calls:
         for leaf, count in zip(recipe.results, info.counts, strict=True):
-            parts.append(_tolerances(found[:, at : at + count], leaf, max(count - samples, 0)))
+            parts.append(_tolerances(found[:, at : at + count], leaf, max(count - samples, 0), safety))
             at += count
     expected, tolerance = (np.concatenate(columns) for columns in zip(*parts, strict=True))
     data, width = encode(expected, tolerance)
@@ -125,7 +128,7 @@ def _wide(array: np.ndarray, dtype: str) -> np.ndarray:
     return to_float64(array, dtype) if dtype in _ROUNDING else array
 
 
-def _tolerances(runs: np.ndarray, leaf: LeafInfo, projections: int) -> tuple[np.ndarray, np.ndarray]:
+def _tolerances(runs: np.ndarray, leaf: LeafInfo, projections: int, safety: float) -> tuple[np.ndarray, np.ndarray]:
     """What is expected of one result, and its tolerances. The last columns of ``runs`` are projections."""
     with np.errstate(all="ignore"):
         finite = np.isfinite(runs).all(0)
@@ -144,18 +147,19 @@ def _tolerances(runs: np.ndarray, leaf: LeafInfo, projections: int) -> tuple[np.
         sums = sums + 0.0
     deviation = np.concatenate([own, sums])
     if leaf.dtype in _ROUNDING:
-        usual = _SAFETY * deviation + _ROUNDINGS * _ROUNDING[leaf.dtype] * np.abs(expected) + 4 * _TINY[leaf.dtype]
+        usual = safety * deviation + _ROUNDINGS * _ROUNDING[leaf.dtype] * np.abs(expected) + 4 * _TINY[leaf.dtype]
         # Each element of a sum is rounded, even where all runs agree on it.
         scale = float(np.sqrt(np.mean(np.where(finite[:elements], expected[:elements], 0.0) ** 2))) if elements else 0.0
         usual[elements:] += _ROUNDINGS * _ROUNDING[leaf.dtype] * math.sqrt(size) * scale
     else:
-        usual = _SAFETY * deviation + np.where(deviation > 0, 0.25, 0.24)
+        usual = safety * deviation + np.where(deviation > 0, 0.25, 0.24)
     told = same & (finite | (np.arange(len(expected)) < elements))  # sums of infinities say nothing
+    usual = np.where(finite, usual, 1.0)  # NaN and infinities are met in kind
     return expected, np.where(told, power_of_two(_ASIDE * usual), np.inf)
 
 
 def work_of(jaxpr: Any, times: int = 1) -> int:
-    """The elements of all intermediate results of a jaxpr; loops of unknown length count as one turn."""
+    """What a call of a jaxpr costs, in elements of intermediate results; loops of unknown length count as one turn."""
     total = 0
     for equation in jaxpr.eqns:
         turns = times * int(equation.params.get("length", 1)) if equation.primitive.name == "scan" else times
@@ -163,7 +167,8 @@ def work_of(jaxpr: Any, times: int = 1) -> int:
         for each in inner:
             total += work_of(getattr(each, "jaxpr", each), turns)
         if not inner:
-            total += turns * sum(math.prod(v.aval.shape) for v in equation.outvars if hasattr(v.aval, "shape"))
+            sizes = (math.prod(v.aval.shape) for v in equation.outvars if hasattr(v.aval, "shape"))
+            total += turns * (_EACH + sum(sizes))
     return total
 
 

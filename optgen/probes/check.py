@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from optgen.artifact.base import AnyBundle
-from optgen.errors import WrongResultError
+from optgen.errors import BundleError, WrongResultError
 from optgen.runtime.device import BACKENDS, list_devices
 from optgen.runtime.verify import VerifyResult, verify_bundle
 
@@ -22,7 +22,10 @@ def check_bundle(bundle: AnyBundle[Any]) -> list[VerifyResult]:
     backends = {m.backend for compiled in bundle.manifest.compiled for m in compiled.modules}
     drivers = [name for name in BACKENDS if BACKENDS[name] in backends and name not in ("cpu", "cpu-workers")]
     devices = [driver for driver in drivers for _ in list_devices(driver)[:1]]
-    results = verify_bundle(bundle, devices) if devices else []
+    try:
+        results = verify_bundle(bundle, devices) if devices else []
+    except BundleError as error:
+        raise WrongResultError(f"{error}. Pass check=False to get the bundle for other devices") from error
     wrong = [result for result in results if not result.ok]
     if wrong:
         raise WrongResultError(_message(bundle, wrong), wrong[0].target, wrong[0].device, wrong[0].output)

@@ -126,12 +126,14 @@ def moved(hyper: Hyper, call: int) -> float:
     return first * 0.99 if hyper.kind == "decay" else first * 0.75 if first else 0.01
 
 
-def run_parts(chain: Sequence[Part], given: Mapping[str, Any], noise: Noise) -> dict[str, Any]:
+def run_parts(chain: Sequence[Part], arguments: Mapping[str, Any], noise: Noise) -> dict[str, Any]:
     """The results of parts that are called one after the other, by name."""
-    known = dict(given)
+    known = dict(arguments)
     made: dict[str, Any] = {}
     for each in chain:
-        found = interpret(each.jaxpr, [known[leaf.path] for leaf in each.inputs], noise)
+        # A program does not take the numbers that its parts do nothing with.
+        given = [known[leaf.path] if leaf.path in known else np.zeros(leaf.shape) for leaf in each.inputs]
+        found = interpret(each.jaxpr, given, noise)
         made.update(zip((leaf.path for leaf in each.outputs), found, strict=True))
         known.update(made)
     return made

@@ -28,8 +28,8 @@ _ASIDE = 0.0137
 _NAN, _INFINITE, _ANY = 32767, 32766, 32765
 
 
-def encode(expected: np.ndarray, tolerance: np.ndarray) -> tuple[bytes, int]:
-    """The file, and the width of its multiples.
+def split(expected: np.ndarray, tolerance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Exponents, int16, and multiples, int64.
 
     Args:
         expected: float64.
@@ -47,6 +47,12 @@ def encode(expected: np.ndarray, tolerance: np.ndarray) -> tuple[bytes, int]:
     grid = power - 1 - GRID
     exponents[usual] = grid
     multiples[usual] = np.floor(np.ldexp(expected[usual], -grid) + (0.5 + _ASIDE)).astype(np.int64)
+    return exponents, multiples
+
+
+def encode(expected: np.ndarray, tolerance: np.ndarray) -> tuple[bytes, int]:
+    """The file, and the width of its multiples; the arguments are those of :func:`split`."""
+    exponents, multiples = split(expected, tolerance)
     folded = (np.abs(multiples) << 1) | (multiples < 0)
     width = 4 if folded.max(initial=0) < 2**32 else 8
     return _planes(exponents.astype("<i2")) + _planes(folded.astype(f"<u{width}")), width

@@ -5,10 +5,12 @@ from __future__ import annotations
 import atexit
 import ctypes
 import os
+import re
 import sys
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -36,6 +38,9 @@ TASKS_FROM = 1_500_000
 
 #: Microseconds for which workers look for the next call before they sleep, as OpenMP's do.
 _SPIN = 200
+
+#: Copies from a device that are on their way at once.
+_COPIES = 256
 
 # What Vulkan asks of host memory that it maps; no device asks for more than a page.
 _PAGE = 4096
@@ -132,12 +137,17 @@ class Device:
             except (RuntimeError, ValueError):
                 if self.backend == "cpu":
                     raise
-        buffer = self.hal.allocator.allocate_buffer_copy(
-            memory_type=self._device_memory,
-            allowed_usage=self._usage,
-            device=self.hal,
-            buffer=np.ascontiguousarray(array).reshape(-1).view(np.uint8),
-        )
+        try:
+            buffer = self.hal.allocator.allocate_buffer_copy(
+                memory_type=self._device_memory,
+                allowed_usage=self._usage,
+                device=self.hal,
+                buffer=np.ascontiguousarray(array).reshape(-1).view(np.uint8),
+            )
+        except RuntimeError as error:
+            if self.backend == "cpu":
+                raise
+            raise device_error(self.uri, error) from error
         return Binding(self._view(buffer, shape, dtype), buffer, array, True)
 
     def empty(self, shape: Sequence[int], dtype: str) -> Any:
@@ -150,6 +160,24 @@ class Device:
         """A view over ``memory`` of this process, for CPUs, and the buffer that it needs."""
         buffer = self.hal.allocator.import_host_allocation(memory, self._host_memory, self._mapped_usage)
         return self._view(buffer, shape, dtype), buffer
+
+    def subgroups(self) -> tuple[int, int] | None:
+        """The least and the greatest size of a Vulkan device's subgroups; None where the driver does not say."""
+        if self.backend != "vulkan":
+            return None
+        driver = self._rt.get_driver(self.uri.partition("://")[0])
+        try:
+            known = driver.query_available_devices()
+            mine = next((d for d in known if d["path"] and self.uri.endswith(d["path"])), known[0])
+            text = driver.dump_device_info(mine["device_id"])
+        except (RuntimeError, ValueError, IndexError):
+            return None
+        found = re.search(r"subgroup: size=(\d+)(?:.*?minSubgroupSize=(\d+) maxSubgroupSize=(\d+))?", text)
+        if found is None:
+            return None
+        least, most = (int(found[2]), int(found[3])) if found[2] else (0, 0)
+        # Drivers without control over the size say 0 for both.
+        return (least, most) if 0 < least <= most else (int(found[1]), int(found[1]))
 
     def workers(self, elements: int, compute: str) -> Device | None:
         """The pool of threads to share a call on so many elements with, where there is one and it pays."""
@@ -171,28 +199,37 @@ class Device:
         self.read_all([(view, into)])
 
     def read_all(self, pairs: Iterable[tuple[Any, np.ndarray]]) -> None:
-        """As :meth:`read` for each view and array; waits for the device once and not for each."""
-        rt, hal = self._rt, self.hal
-        pending: list[tuple[np.ndarray, Any]] = []
-        semaphore = None if self.backend == "cpu" else hal.create_semaphore(0)
-        for view, into in pairs:
-            flat = into.reshape(-1).view(f"u{into.itemsize}")  # bits: not every element type is one of numpy's
-            if semaphore is None:
+        """As :meth:`read` for each view and array; waits for the device once for many of them.
+
+        Raises:
+            DeviceError: if the device fails.
+        """
+        if self.backend == "cpu":
+            for view, into in pairs:
+                flat = into.reshape(-1).view(f"u{into.itemsize}")  # bits: not every element type is one of numpy's
                 flat[:] = view.map().asarray(flat.shape, flat.dtype)
-                continue
-            # Device memory may not be mappable: through a buffer of our own that is.
-            buffer, count = view.get_buffer(), len(pending)
+            return
+        waiting = iter(pairs)
+        while some := list(islice(waiting, _COPIES)):
+            try:
+                self._read_some(some)
+            except RuntimeError as error:
+                raise device_error(self.uri, error) from error
+
+    def _read_some(self, pairs: Sequence[tuple[Any, np.ndarray]]) -> None:
+        # Device memory may not be mappable: through buffers of our own that are.
+        rt, hal = self._rt, self.hal
+        pending: list[tuple[np.ndarray, Any, Any]] = []
+        for view, into in pairs:
+            buffer = view.get_buffer()
             staging = hal.allocator.allocate_buffer(self._host_memory, self._staging_usage, buffer.byte_length())
-            hal.queue_copy(
-                buffer,
-                staging,
-                wait_semaphores=rt.HalFence.create_at(semaphore, count),
-                signal_semaphores=rt.HalFence.create_at(semaphore, count + 1),
-            )
-            pending.append((flat, staging))
-        if pending:
-            rt.HalFence.create_at(semaphore, len(pending)).wait()
-        for flat, staging in pending:
+            # Each with a semaphore of its own. Hundreds of copies on one timeline lost the device: IREE's Vulkan driver
+            # signals values from more than one thread, and where one comes after a larger one Mesa gives the device up.
+            done = rt.HalFence.create_at(hal.create_semaphore(0), 1)
+            hal.queue_copy(buffer, staging, wait_semaphores=rt.HalFence(0), signal_semaphores=done)
+            pending.append((into.reshape(-1).view(f"u{into.itemsize}"), staging, done))
+        for flat, staging, done in pending:
+            done.wait()
             flat[:] = staging.map().asarray((staging.byte_length() // flat.itemsize,), flat.dtype)[: flat.size]
 
     def address(self, view: Any) -> int | None:
@@ -203,6 +240,13 @@ class Device:
 
     def __repr__(self) -> str:
         return f"Device({self.uri!r}, {self.description!r})"
+
+
+def device_error(uri: str, error: RuntimeError) -> DeviceError:
+    """What a device's driver raised, as an error of optgen's."""
+    if "DEVICE_LOST" in str(error):
+        return DeviceError(f"device '{uri}' was lost ({_reason(error)}): start a new process, and load again there")
+    return DeviceError(f"device '{uri}' failed: {_reason(error)}")
 
 
 def memory_type(dtype: str) -> str:

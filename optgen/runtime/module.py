@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from optgen.errors import BundleError, BundleVersionError
-from optgen.runtime.device import Binding, Device
+from optgen.runtime.device import Binding, Device, device_error
 
 _instance: Any = None
 
@@ -105,11 +105,18 @@ class LoadedModule:
             arguments: a VmVariantList of what it takes.
             outputs: an empty one, which gets what it returns.
             entry: its name; by default the one that it was loaded for.
+
+        Raises:
+            DeviceError: if the device fails, as one that is lost.
         """
         function = self._functions.get(entry) or self._function(entry or self._entry)
         self._lock.acquire()  # not `with`, which takes half as long again
         try:
             self._context.invoke(function, arguments, outputs)
+        except RuntimeError as error:
+            if self.device.backend == "cpu":
+                raise
+            raise device_error(self.device.uri, error) from error
         finally:
             self._lock.release()
 

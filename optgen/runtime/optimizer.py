@@ -17,16 +17,17 @@ from optgen.errors import HyperparameterError, LeafError, TreeError
 from optgen.hyper import Hyper, part
 from optgen.runtime import memory
 from optgen.runtime.bound import BoundStep
-from optgen.runtime.counts import count_of, number_of
+from optgen.runtime.counts import LEAF_STEP, LeafCounts, Own, count_of, number_of
 from optgen.runtime.device import Device, get_device
 from optgen.runtime.execute import prepare, run_together, scalar_state
 from optgen.runtime.groups import Groups
 from optgen.runtime.idle import idle_hypers, refuse_idle
 from optgen.runtime.memory import Leaf
-from optgen.runtime.micro import MicroStep
+from optgen.runtime.micro import UNSEEN, MicroStep, window
 from optgen.runtime.module import LoadedModule, check_runtime
 from optgen.runtime.recall import Recalled
 from optgen.runtime.select import choose
+from optgen.runtime.torch_grads import fetch_grad, home_of
 from optgen.runtime.tree import is_tree, leaves_of, map_tree, match, show
 
 
@@ -97,6 +98,7 @@ class Optimizer:
         #: Kernels that are known to work in the arrays' own memory.
         self.trusted: set[str] = set()
         self._recalled: Recalled | None = None
+        self.counts = LeafCounts(bundle.manifest)
         self._shaped = {o.name for kernel in self._kernels for o in kernel.shaped}
         self._hypers = {h.name: h for h in bundle.manifest.hypers}
         self._defaults = {h.name: h.default for h in bundle.manifest.hypers if h.default is not None}
@@ -217,7 +219,12 @@ class Optimizer:
         Raises:
             TreeError, LeafError, OverlapError: as :meth:`step`, and if a leaf's memory cannot be used as it is.
         """
-        return BoundStep(self, self._collect(self._trees(params, grads, state, {})), state)
+
+        def collect(state: MutableMapping[str, Any]) -> tuple[list[Work], list[str]]:
+            lacking: list[str] = []
+            return self._collect(self._trees(params, grads, state, {}), lacking, follow=False), lacking
+
+        return BoundStep(self, *collect(state), state, collect)
 
     def _trees(self, params: Any, grads: Any, state: Any, hypers: Mapping[str, Any]) -> dict[str, Any]:
         """A tree for each operand."""
@@ -269,9 +276,20 @@ class Optimizer:
             return params, state
         if hypers:
             self.check_given(hypers)
-        works = self._collect(trees)
+        lacking: list[str] = []
+        works = self._collect(trees, lacking)
+        unseen = frozenset[str]()
+        if manifest.micro is not None and (lacking or UNSEEN in state):
+            simple, unseen = False, window(state, manifest.micro, lacking)
+            if fed := [path for path in lacking if path not in unseen]:
+                trees = self._with_zeros(trees, fed)
+                works = self._collect(trees)
+                lacking = [path for path in lacking if path in unseen]
+        own = self.counts.behind(state, self.counts.of(state), lacking)
+        if unknown := own.keys() - leaves_of(params).keys():
+            raise TreeError(f"state '{LEAF_STEP}' must have paths of the params (got {min(unknown)!r})")
         if simple and works and all(a is x.array for w in works for a, x in zip(w.arrays, w.leaves, strict=True)):
-            bound = BoundStep(self, works, state)
+            bound = BoundStep(self, works, lacking, state)
             bound.step(**hypers)
             bound.state = {}
             written = [name not in manifest.inputs for name in trees]
@@ -284,25 +302,36 @@ class Optimizer:
             given = {**numbers, **({"step": count} if self.counts_steps else {})}
             micro.set(self._resolve(given, leaves_of(params))(None))
             if not micro.due(state):
-                new_state = {**state}
+                new_state = {**state, UNSEEN: dict.fromkeys(sorted(unseen), 1)}
+                if not unseen:
+                    del new_state[UNSEEN]
                 micro.run(new_state)
                 new_state[manifest.micro.state] = self._write_back(works, trees, [manifest.micro.state])[
                     manifest.micro.state
                 ]
                 return params, new_state
         numbers |= {n: self.scalar(state, n) for n in manifest.scalars}
-        results = self._apply(works, trees, {**numbers, **({"step": count} if self.counts_steps else {})})
+        new: dict[str, tuple[float, ...]] = {}
+        given = {**numbers, **({"step": count} if self.counts_steps else {})}
+        results = self._apply(works, trees, given, own, new)
+        if manifest.micro is not None and not works:
+            results[manifest.micro.count] = 0.0
         if isinstance(state, dict) and all(results[n] is state[n] for n in manifest.state):
             new_state = state
         else:
             new_state = {**state, **{n: results[n] for n in manifest.state}}
-        new_state.update({"step": count, **{n: results[n] for n in manifest.scalars}})
+        scalars = {n: results[n] for n in manifest.scalars}
+        behind = self.counts.after(own, new, lacking, self.counts.grown(state, scalars))
+        new_state.update({"step": count, **scalars, **behind})
+        new_state.pop(UNSEEN, None)
         return results[self.manifest.param], new_state
 
     def _step_again(self, trees: list[Any], state: dict[str, Any], hypers: Mapping[str, Any]) -> bool:
         """The step on the very arrays of the one before, if they are those."""
         recalled = self._recalled
         if recalled is None or (leaves := recalled.matches(trees)) is None or not recalled.bound.usable:
+            return False
+        if not recalled.bound.fits(state):
             return False
         bound = recalled.bound
         bound.state = state
@@ -328,8 +357,34 @@ class Optimizer:
         """
         return self._apply(self._collect(trees), trees, hypers)
 
-    def _apply(self, works: list[Work], trees: Mapping[str, Any], hypers: Mapping[str, Any]) -> dict[str, Any]:
-        """:meth:`apply` on leaves that have been collected from ``trees``."""
+    def _with_zeros(self, trees: Mapping[str, Any], paths: Sequence[str]) -> dict[str, Any]:
+        """``trees`` with grads of zero for the leaves ``paths``, which have none."""
+        found, params = dict(trees), leaves_of(trees[self.manifest.param])
+        leaves = {path: memory.as_leaf(params[path], path, "params") for path in paths}
+        for name in self.manifest.inputs:
+            grads = dict(leaves_of(trees[name]))
+            for path, leaf in leaves.items():
+                dtype = self._kernel_for(leaf, None, None).operand(name).dtype
+                zeros = memory.packed({path: (leaf.array.shape, dtype)})[path]
+                grads[path] = memory.to_kind(zeros, dtype, "numpy")
+            found[name] = grads
+        return found
+
+    def _apply(
+        self,
+        works: list[Work],
+        trees: Mapping[str, Any],
+        hypers: Mapping[str, Any],
+        own: Mapping[str, Own] | None = None,
+        new: dict[str, tuple[float, ...]] | None = None,
+    ) -> dict[str, Any]:
+        """:meth:`apply` on leaves that have been collected from ``trees``.
+
+        Args:
+            works, trees, hypers: what is to be done.
+            own: the counts and scalar state of leaves that have their own.
+            new: gets what their scalar state is then.
+        """
         scalars = {n: self.scalar(hypers, n) if n in hypers else v for n, v in self.manifest.scalars.items()}
         hypers = {n: v for n, v in hypers.items() if n not in scalars}
         common = _common(self.manifest)
@@ -341,10 +396,12 @@ class Optimizer:
         resolve = self._resolve(hypers, leaves_of(trees[self.manifest.param]))
         for work in works:
             values = {**resolve(work.path), **scalars}
+            if own and (mine := own.get(work.path)) is not None:
+                values |= {"step": mine[0] + 1, **dict(zip(self.counts.scalars, mine[1:], strict=True))}
             work.scalars = tuple(part(values[s.hyper], s.part) for s in work.kernel.scalars)
         names = [o.name for o in self.manifest.kernels[0].operands if o.role != "input"]
         if works:
-            scalars |= self._run(works)
+            scalars |= self._run(works, own or {}, {} if new is None else new)
         return {**self._write_back(works, trees, names), **scalars}
 
     def _write_back(self, works: list[Work], trees: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
@@ -364,7 +421,16 @@ class Optimizer:
 
     # Collecting and checking: nothing is written before all of it has passed.
 
-    def _collect(self, trees: Mapping[str, Any]) -> list[Work]:
+    def _collect(
+        self, trees: Mapping[str, Any], lacking: list[str] | None = None, *, follow: bool = True
+    ) -> list[Work]:
+        """The leaves of an update, checked.
+
+        Args:
+            trees: a tree for each operand.
+            lacking: gets the paths of the params that have no grad.
+            follow: whether to look where the grads of packed torch parameters are now.
+        """
         manifest = self.manifest
         raw = leaves_of(trees[manifest.param])
         others = {
@@ -372,7 +438,14 @@ class Optimizer:
             for name, tree in trees.items()
             if name != manifest.param
         }
+        if follow and manifest.inputs:
+            first = manifest.inputs[0]
+            homes = {path: home for path, home in others[first].items() if home_of(raw[path]) is home}
+            gone = {path for path, home in homes.items() if not fetch_grad(raw[path], home, path)}
+            others[first] = {path: grad for path, grad in others[first].items() if path not in gone}
         skipped = {p for p in raw for n in manifest.inputs if p not in others.get(n, raw)}
+        if lacking is not None:
+            lacking += [path for path in raw if path in skipped]
         params = {p: memory.as_leaf(v, p, "params") for p, v in raw.items()}
         self._check_layout(params)
         self.groups.check(params)
@@ -534,8 +607,10 @@ class Optimizer:
 
     # Running.
 
-    def _run(self, works: Sequence[Work]) -> dict[str, float]:
-        """Updates the leaves. Returns the new scalar state."""
+    def _run(
+        self, works: Sequence[Work], own: Mapping[str, Own], new: dict[str, tuple[float, ...]]
+    ) -> dict[str, float]:
+        """Updates the leaves. Returns the new scalar state of the tree; ``new`` gets that of leaves with their own."""
         device = self.device
         groups: dict[tuple[str, int, tuple[float, ...]], list[Work]] = {}
         for work in works:
@@ -546,7 +621,15 @@ class Optimizer:
             arrays, numbers = [work.arrays for work in group], [work.number for work in group]
             calls.append(prepare(device, *self.module(kernel, device), kernel, arrays, numbers))
         run_together(calls, [scalars for _, _, scalars in groups])
-        return scalar_state(calls)
+        mains = []
+        for call, group in zip(calls, groups.values(), strict=True):
+            mine = [work.path for work in group if work.path in own]
+            made = scalar_state([call]) if mine else {}
+            new.update(dict.fromkeys(mine, tuple(made[name] for name in self.counts.scalars if made)))
+            if len(mine) < len(group):
+                mains.append(call)
+        found = scalar_state(mains or calls)
+        return found if mains else {n: v for n, v in found.items() if n not in self.counts.scalars}
 
     @property
     def device(self) -> Device:

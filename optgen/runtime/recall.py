@@ -11,12 +11,15 @@ import sys
 import weakref
 from collections.abc import Mapping, Sequence
 from operator import attrgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from optgen.runtime.bound import BoundStep
 from optgen.runtime.memory import kind_of
+from optgen.runtime.torch_grads import place_of_grad
+
+if TYPE_CHECKING:
+    from optgen.runtime.bound import BoundStep
 
 _ARRAYS = {np.ndarray}
 _SIZE, _DTYPE = attrgetter("size"), attrgetter("dtype")
@@ -126,5 +129,12 @@ def _probe(leaf: Any) -> Any:
         return id(data), data.shape, data.strides, data.dtype, data.flags.writeable
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(leaf, torch.Tensor):
-        return leaf.data_ptr(), leaf.shape, leaf.stride(), leaf.dtype
+        return leaf.data_ptr(), leaf.shape, leaf.stride(), leaf.dtype, place_of_grad(leaf)
     return None
+
+
+def place_of(owner: Any) -> Any:
+    """Where the memory of a tensor or an optgen array is, which may be re-pointed."""
+    if getattr(owner, "__optgen_array__", False):
+        return id(owner.data)
+    return owner.data_ptr(), owner.dtype

@@ -17,6 +17,23 @@ _VENDORS = {
 }  # fmt: skip
 
 
+#: The sizes of subgroups that modules for a chip are compiled for: their kernels combine as many invocations.
+_SUBGROUPS = {"adreno": 64, "valhall": 16, "rdna": (32, 64), "turing": 32, "ampere": 32, "ada": 32}
+
+
+def _unfit_subgroups(chip: str, device: Device) -> str:
+    """Why the device's subgroups are not those that a module for ``chip`` counts on; empty if they are."""
+    wanted = next((size for key, size in _SUBGROUPS.items() if chip.startswith(key)), None)
+    sizes = wanted if isinstance(wanted, tuple) else (wanted,)
+    found = device.subgroups()
+    if found is None:
+        return f"is for {chip}, and the driver does not say how large the device's subgroups are (target vulkan is for all)"
+    if found[0] == found[1] and found[0] in sizes:
+        return ""
+    has = f"{found[0]}" if found[0] == found[1] else f"{found[0]} to {found[1]}"
+    return f"needs subgroups of {' or '.join(map(str, sizes))} (the device has {has}; target vulkan is for all)"
+
+
 def unfit(module: ModuleInfo, device: Device) -> str:
     """Why ``module`` must not run on ``device``; empty if it may."""
     if module.backend != device.backend:
@@ -31,6 +48,7 @@ def unfit(module: ModuleInfo, device: Device) -> str:
         words = next((w for key, w in _VENDORS.items() if chip.startswith(key)), ())
         if not any(word in device.description.lower() for word in words):
             return f"is for {chip}"
+        return _unfit_subgroups(chip, device)
     return ""
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from importlib.metadata import version
 from typing import Any
 
@@ -19,12 +18,14 @@ from optgen.dsl.trace import import_jax
 from optgen.dtypes import element_name, storage_dtype
 from optgen.errors import LeafError
 from optgen.lower.repair import stablehlo_of
+from optgen.lower.repair.arguments import taking_wide
 from optgen.probes.attach import attach
 from optgen.probes.check import check_bundle
 from optgen.probes.function import function_recipe
 from optgen.runtime.tree import map_tree, show, walk
 from optgen.targets import Target, get_target
 from optgen.train.limits import check_vulkan
+from optgen.train.parts import narrowed, struct, wide_numbers
 
 _STABLEHLO = "stablehlo/function.mlir"
 
@@ -125,11 +126,9 @@ def _trace(
         results = function(*(map_tree(lambda *_: next(rest), tree) for tree in examples))
         return [value for _, value in walk(results)]
 
-    wide = any(leaf.dtype in ("f64", "i64", "ui64") for leaf in inputs)
-    with jax.enable_x64(True) if wide else nullcontext():
-        structs = [jax.ShapeDtypeStruct(leaf.shape, _jax_dtype(leaf.dtype)) for leaf in inputs]
-        traced = jax.jit(flat, keep_unused=True).trace(*structs)
-        text = stablehlo_of(traced)
+    with wide_numbers(inputs):
+        traced = jax.jit(flat, keep_unused=True).trace(*(struct(leaf) for leaf in inputs))
+        text = taking_wide(stablehlo_of(traced), narrowed(inputs))
     paths = [path for path, _ in walk(results)]
     outputs = [_leaf(path, info) for path, info in zip(paths, traced.out_info, strict=True)]
     if not outputs:
@@ -168,9 +167,3 @@ def _leaf(path: str, value: Any) -> LeafInfo:
         return LeafInfo(path, tuple(int(extent) for extent in shape), element_name(dtype))
     except ValueError as error:
         raise LeafError(f"{show(path)}: {error}") from None
-
-
-def _jax_dtype(name: str) -> Any:
-    import jax.numpy as jnp
-
-    return jnp.bfloat16 if name == "bf16" else storage_dtype(name)

@@ -193,4 +193,3 @@ def _entry(entry: Entry, parts: Mapping[str, Part]) -> dict[str, Any]:
         "results": [known[leaf.path] for leaf in entry.results],
         "result_types": [tensor(leaf) for leaf in entry.results],
     }
-

@@ -31,8 +31,8 @@ def leaf_kernels(part: Part, name: str, overwritten: Collection[str]) -> list[st
         overwritten: the inputs whose memory the results of the same name take.
 
     Returns:
-        The function's text, and that of another which it calls; nothing where the compiler made more of the part than one
-        function, whose StableHLO must be taken as it is.
+        The function's text, and that of another which it calls; nothing where the compiler makes more of the part than
+        one function: its StableHLO is right as it is, in more kernels.
     """
     from iree.compiler import ir
 
@@ -59,7 +59,8 @@ def leaf_kernels(part: Part, name: str, overwritten: Collection[str]) -> list[st
 def _as_func(text: str) -> str:
     """A public function of IREE's own dialect as a private one of MLIR's, which StableHLO can call."""
     opening, ending = "util.func public @", "\n  util.return "
-    assert text.startswith(opening) and text.count(ending) == 1
+    assert text.startswith(opening)
+    assert text.count(ending) == 1
     return "func.func private @" + text.removeprefix(opening).replace(ending, "\n  return ")
 
 
@@ -194,9 +195,7 @@ class _Fusion:
 
     def together(self, one: _Group, other: _Group) -> bool:
         same = self.same(one.shape)
-        return one.shape == other.shape and any(
-            key in other.operands and key[1] == same for key in one.operands
-        )
+        return one.shape == other.shape and any(key in other.operands and key[1] == same for key in one.operands)
 
     # Writing.
 
@@ -206,7 +205,8 @@ class _Fusion:
         returned = [self.last.operands[i] for i in group.results]
         needed = [value for value, _ in group.operands] + [v for at in group.work for v in self.captured(self.ops[at])]
         behind = max((self.made[value] for value in needed if value in self.made), default=-1)
-        ties = [self.overwritten(*each) for each in zip(group.results, returned, strict=True)]
+        elsewhere = {value for value, each in group.operands if each != same}
+        ties = [self.overwritten(*each, elsewhere) for each in zip(group.results, returned, strict=True)]
         replaced = {tie for tie in ties if tie is not None}
         reads = [key for key in group.operands if key[1] != same or key[0] not in replaced]
         with ir.InsertionPoint(self.ops[behind + 1]):
@@ -239,10 +239,11 @@ class _Fusion:
                 if user.block == self.block and new.is_before_in_block(user):
                     user.operands[use.operand_number] = result
 
-    def overwritten(self, result: int, value: Any) -> Any:
-        """The argument whose memory a result takes."""
+    def overwritten(self, result: int, value: Any, elsewhere: Collection[Any]) -> Any:
+        """The argument whose memory a result takes, unless elements of it are read that are not the result's own."""
         argument = self.block.arguments[self.tied[result]] if result in self.tied else None
-        return argument if argument is not None and argument.type == value.type else None
+        taken = argument is not None and argument.type == value.type and argument not in elsewhere
+        return argument if taken else None
 
     def captured(self, op: Any) -> Iterable[Any]:
         """What the body of an elementwise operation uses of the function around it: constants."""

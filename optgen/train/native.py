@@ -148,14 +148,25 @@ def _build(
             apart = tuple(dict.fromkeys((*apart, *found)))
 
 
+#: The last self-test, which is the same for all targets of one arithmetic, by what it depends on.
+_known: dict[tuple[Any, ...], SelfTest] = {}
+
+
 def _selftest(program: StepProgram, names: Mapping[str, str]) -> SelfTest | None:
     """The self-test of a program whose arguments and results have other names where ``names`` says so.
 
     None, and a warning, where the reference cannot be evaluated.
     """
     own = [a.name for a in program.arguments] + [r.path for r in program.results]
+    plan = program.plan
+    told = repr((plan.arguments, plan.update.hypers, plan.update.scalars, plan.groups, plan.fills))
+    key = (program.mlir, program.entry, program.compute, told, tuple(names.items()))
     try:
-        return step_selftest(program.plan, program.compute, program.entry, {n: names.get(n, n) for n in own})
+        if key not in _known or plan.update.stored:
+            _known.clear()
+            renamed = {n: names.get(n, n) for n in own}
+            _known[key] = step_selftest(plan, program.compute, program.entry, renamed)
+        return _known[key]
     except Exception as error:  # whatever JAX or numpy has against one of the user's operations
         reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
         warnings.warn(

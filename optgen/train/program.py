@@ -100,8 +100,8 @@ def lower_step(
         in_place: whether params and state are overwritten. Whether that is safe depends on the compiler's flags: ask
             :meth:`StepProgram.hazards`.
         apart: names of arguments that are not overwritten, because they had a hazard.
-        fuse: whether the new values of each leaf are one ``linalg.generic`` over the memory that they replace, for IREE:
-            one kernel for each leaf, in place, without scratch memory. Without it the program is StableHLO alone.
+        fuse: whether the new values of each leaf are one ``linalg.generic`` over the memory that they replace: with
+            IREE one kernel for each leaf, without scratch memory. Without it the program is StableHLO alone.
 
     Flags: those of :func:`step_flags` are safe. ``--iree-dispatch-creation-enable-aggressive-fusion`` is not: it
     miscompiles losses, a softmax after another operation among them.

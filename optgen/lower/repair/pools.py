@@ -1,5 +1,5 @@
-"""Gradients of pools over the greatest or least. IREE 3.13 takes ``select_and_scatter`` only where windows neither overlap
-nor reach beyond the edge, and where several elements are the greatest it chooses another one than XLA.
+"""Gradients of pools over the greatest or least. IREE 3.13 takes ``select_and_scatter`` only where windows neither
+overlap nor reach beyond the edge, and where several elements are the greatest it chooses another one than XLA.
 """
 
 from __future__ import annotations
@@ -113,8 +113,8 @@ def _sent_back(
 ) -> Any:
     """The sum, for each element, of the sources of those windows that chose it.
 
-    With a stride of s, the element s * q + r is in the windows q, q - 1, ..., at the places r, r + s, ...: so for each of
-    these one slice of sources is compared and added, and nothing is written twice.
+    With a stride of s, the element s * q + r is in the windows q, q - 1, ..., at the places r, r + s, ...: so for each
+    of these one slice of sources is compared and added, and nothing is written twice.
     """
     jax = import_jax()
     jnp, lax = jax.numpy, jax.lax

@@ -12,9 +12,7 @@ const PARTS = {
 /** The numbers that kernels are given: those of `hypers`, checked, and defaults for the rest. */
 export function numbersOf(rule, hypers) {
   const known = rule.hypers;
-  if (typeof hypers !== "object" || hypers === null) {
-    throw new HyperparameterError(`hyperparameters must be an object (got ${hypers})`);
-  }
+  checkObject(hypers);
   for (const name of Object.keys(hypers)) {
     if (!Object.hasOwn(known, name) && !Object.hasOwn(rule.scalars, name)) {
       const has = [...Object.keys(known), ...Object.keys(rule.scalars)].join(", ") || "none";
@@ -40,6 +38,13 @@ export function initialOf(rule, hypers) {
     start[slot] = named ? checkHyper(first, rule.hypers[first], hypers[first] ?? rule.hypers[first].default) : first;
   }
   return start;
+}
+
+/** Throws unless `hypers` may hold hyperparameters. */
+export function checkObject(hypers) {
+  if (typeof hypers !== "object" || hypers === null) {
+    throw new HyperparameterError(`hyperparameters must be an object (got ${hypers})`);
+  }
 }
 
 /** Throws unless `count` may be that of an optimizer's updates: it is one less than the number of the next. */

@@ -154,7 +154,7 @@ def _expected(program: Program, wanted: Reference) -> tuple[Leaves, dict[str, An
     def update(grads: Leaves) -> Leaves:
         params = {name: a.copy() for name, a in program.params.items()}
         state = optimizer.init(params)
-        optimizer.step(params, {n: g.astype(np.float32) for n, g in grads.items()}, state, **rate(program.rule))
+        optimizer.step(params, {n: np.asarray(g, np.float32) for n, g in grads.items()}, state, **rate(program.rule))
         return {name: a.astype(np.float64) for name, a in params.items()}
 
     center, rng = update(wanted.grads), np.random.default_rng(program.number)

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import tempfile
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,6 @@ EMULATORS = {"cpu:aarch64": "qemu-aarch64-static", "cpu:armv7": "qemu-arm-static
 def run_python(program: Program, target: str, notes: dict[str, str]) -> list[Run]:
     """By a bundle and the runtime. ``notes`` gets what the bundle's own probes say: ``check``."""
     import optgen
-    from optgen.errors import WrongResultError
     from programs.check import SEED, rate
 
     def build(check: bool) -> Any:
@@ -36,15 +36,7 @@ def run_python(program: Program, target: str, notes: dict[str, str]) -> list[Run
             program.loss, program.params, program.batch, program.rule, targets=target, check=check, **_settings(program)
         )
 
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
-        try:
-            bundle = build(check=True)
-            unproven = [str(w.message) for w in said if "proves it" in str(w.message)]
-            notes["check"] = f"unproven: {unproven[0]}"[:300] if unproven else "passed"
-        except WrongResultError as error:
-            notes["check"] = f"refused: {error}"[:500]
-            bundle = build(check=False)
+    bundle = _checked(notes, build)
     step = optgen.train.TrainStep(bundle, device="vulkan" if target.startswith("vulkan") else None)
     found = []
     for _ in range(_TIMES):
@@ -54,6 +46,22 @@ def run_python(program: Program, target: str, notes: dict[str, str]) -> list[Run
         loss, _ = step.step(params, state, program.batch, **rate(program.rule), **key)
         found.append((loss, params))
     return found
+
+
+def _checked(notes: dict[str, str], build: Callable[[bool], Any]) -> Any:
+    """What ``build`` makes with its probes run, or without, where they call it wrong."""
+    from optgen.errors import WrongResultError
+
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        try:
+            made = build(True)
+        except WrongResultError as error:
+            notes["check"] = f"refused: {error}"[:500]
+            return build(False)
+    unproven = [str(w.message) for w in said if "proves it" in str(w.message)]
+    notes["check"] = f"unproven: {unproven[0]}"[:300] if unproven else "passed"
+    return made
 
 
 def _settings(program: Program) -> dict[str, Any]:
@@ -81,9 +89,13 @@ def run_c(program: Program, target: str, notes: dict[str, str]) -> list[Run]:
     cpu = target.removeprefix("c:")
     with tempfile.TemporaryDirectory(prefix="program-") as name:
         folder = Path(name)
-        bundle = optgen.train.compile_step_c(
-            program.loss, program.params, program.batch, program.rule, cpu, name="m", **_settings(program)
-        )
+        bundle = _checked(
+            notes,
+            lambda check: optgen.train.compile_step_c(
+                program.loss, program.params, program.batch, program.rule, cpu, name="m", check=check,
+                **_settings(program),
+            ),
+        )  # fmt: skip
         bundle.save(folder)
         arrays = _arguments(program)
         fields = _fields((folder / "m.h").read_text())
@@ -166,9 +178,14 @@ def run_wasm(program: Program, target: str, notes: dict[str, str]) -> list[Run]:
 
     with tempfile.TemporaryDirectory(prefix="program-") as name:
         folder = Path(name)
-        optgen.train.compile_step_wasm(
-            program.loss, program.params, program.batch, program.rule, target, name="m", **_settings(program)
-        ).write(folder / "w")
+        package = _checked(
+            notes,
+            lambda check: optgen.train.compile_step_wasm(
+                program.loss, program.params, program.batch, program.rule, target, name="m", check=check,
+                **_settings(program),
+            ),
+        )  # fmt: skip
+        package.write(folder / "w")
         arrays = _arguments(program)
         text = {
             n: a.astype(np.float64).ravel().tolist() if a.dtype.kind in "fb" else [str(i) for i in a.ravel().tolist()]

@@ -112,6 +112,7 @@ def cast(rng: np.random.Generator, shape: Shape, b: Builder) -> Any:
 
 @piece(2)
 def with_param(rng: np.random.Generator, shape: Shape, b: Builder) -> Any:
+    import jax
     import jax.numpy as jnp
 
     functions: dict[str, tuple[float, Callable[[Any, Any], Any]]] = {
@@ -129,7 +130,7 @@ def with_param(rng: np.random.Generator, shape: Shape, b: Builder) -> Any:
         "prelu": (0.2, lambda h, p: jnp.where(h > 0, h, p * h)),
         "copysign": (0.5, lambda h, p: h * jnp.copysign(1.0, p)),
         "float_power": (1.0, lambda h, p: (jnp.abs(h) + 0.2) ** p),
-        "nextafter": (0.0, lambda h, p: jnp.nextafter(h, jnp.inf) + p),
+        "nextafter": (0.0, lambda h, p: h + p + jax.lax.stop_gradient(jnp.nextafter(h, jnp.inf) - h)),
     }
     name = pick(rng, sorted(functions))
     kept = [extent if rng.random() < 0.6 else 1 for extent in shape[int(rng.integers(len(shape) + 1)) :]]

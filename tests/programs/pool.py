@@ -23,6 +23,9 @@ RARELY = {
     "c:cpu:riscv64": ("riscv64-linux-gnu-gcc", "qemu-riscv64-static"),
 }
 
+#: JAX's answers are wanted once: compiling them quickly saves more than running them slowly costs.
+_QUICKLY = "--xla_backend_optimization_level=0"
+
 _HERE = Path(__file__).resolve().parent.parent
 
 
@@ -80,8 +83,8 @@ class Worker:
             path = os.pathsep.join(filter(None, [str(_HERE), str(_HERE.parent), os.environ.get("PYTHONPATH")]))
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "programs.pool"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-                start_new_session=True,
+                stderr=subprocess.DEVNULL, start_new_session=True,
+                env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "XLA_FLAGS": _QUICKLY},
             )  # fmt: skip
         return self._process
 

@@ -82,7 +82,7 @@ def write(log: Path, page: Path) -> None:
         "page; the same number is always the same program.",
         "*right*: within it, and the same from call to call. *wrong*: not. *alarm*: right, but called wrong by the "
         "bundle's own probes. *refused*: by an error of optgen's, before anything ran. *error*: any other exception. "
-        "*crashed*, *timeout*: the process died, or did not end. *skipped*: JAX's own loss or gradients are not finite.",
+        "*crashed*, *timeout*: the process died, or did not end. *skipped*: JAX has no finite answer.",
         table(records),
     ]
     titles = {

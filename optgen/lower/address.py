@@ -164,7 +164,9 @@ class Addresses:
         who, limit = self.of(small), self._at_most(large)
         if limit is None or not who.known or who.shared or len(who.digits) != 1 or who.digits[0].of not in "xyz":
             return []
-        return [(who.digits[0].of, math.ceil((limit - who.base) / who.digits[0].scale))] if who.digits[0].scale > 0 else []
+        return (
+            [(who.digits[0].of, math.ceil((limit - who.base) / who.digits[0].scale))] if who.digits[0].scale > 0 else []
+        )
 
     def _at_most(self, value: int) -> int | None:
         """A number that ``value`` is not above: itself, or what it is the minimum of."""
@@ -244,7 +246,9 @@ class Addresses:
                 parts.append(operand)
                 continue
             inner = self.shader.instructions[operand]
-            part = self.shared(operand) if inner.opcode in (128, 130, 132, 196, 81, PHI) else self._name(inner, depth + 1)
+            part = (
+                self.shared(operand) if inner.opcode in (128, 130, 132, 196, 81, PHI) else self._name(inner, depth + 1)
+            )
             if part is None:
                 return None
             parts.append(part)

@@ -112,7 +112,7 @@ def _binaries(module: bytes) -> Iterator[tuple[int, ...]]:
     while at >= 0:
         if at % 4 == 0 and at >= 4:
             (count,) = unpack_from("<I", module, at - 4)
-            if _HEADER < count and at + 4 * count <= len(module):
+            if count > _HEADER and at + 4 * count <= len(module):
                 yield unpack_from(f"<{count}I", module, at)
         at = module.find(_MAGIC, at + 4)
 

@@ -1,9 +1,9 @@
 """Trees of thousands of leaves on GPUs: hundreds of copies on one timeline lost the device."""
 
 import numpy as np
-import optgen
-import optgen.runtime.device
 import pytest
+
+import optgen
 from optgen.errors import DeviceError
 from optgen.runtime.device import get_device, list_devices
 
@@ -15,7 +15,7 @@ def _tree(count: int, seed: int) -> dict[str, np.ndarray]:
     return {f"l{i}": rng.standard_normal(1 + i % 5).astype(np.float32) for i in range(count)}
 
 
-@pytest.mark.parametrize(("rule", "count"), [("sgd", 10_000), ("adamw", 2_500), ("lamb", 2_500)])
+@pytest.mark.parametrize(("rule", "count"), [("sgd", 10_000), ("adamw", 1_200), ("lamb", 1_200)])
 def test_many_leaves(rule, count):
     """By lists (sgd, adamw) and by leaves with reductions (lamb), against the CPU's."""
     results = []
@@ -36,5 +36,5 @@ def test_what_a_device_raises_is_a_device_error(monkeypatch):
         raise RuntimeError("queue.c:2867: DATA_LOSS; [vkSignalSemaphore] VK_ERROR_DEVICE_LOST")
 
     monkeypatch.setattr(device, "_read_some", lost)
-    with pytest.raises(DeviceError, match="device 'vulkan' was lost.*start a new process"):
+    with pytest.raises(DeviceError, match=r"device .vulkan. was lost.*start a new process"):
         device.read(view, np.empty(4, np.float32))

@@ -46,7 +46,9 @@ if TYPE_CHECKING:
     from optgen.runtime import Optimizer as Optimizer
     from optgen.runtime import list_devices as list_devices
     from optgen.runtime import load as load
+    from optgen.runtime import load_state as load_state
     from optgen.runtime import prebuilt as prebuilt
+    from optgen.runtime import save_state as save_state
 
 _HOMES = {
     "optgen.arrays": (
@@ -63,7 +65,7 @@ _HOMES = {
         "accumulate", "add_decayed_weights", "clip_by_global_norm", "clip_by_norm", "clip_by_value", "ema", "polyak",
         "scale_by_loss", "schedule", "skip_not_finite",
     ),
-    "optgen.runtime": ("Optimizer", "list_devices", "load", "prebuilt"),
+    "optgen.runtime": ("Optimizer", "list_devices", "load", "load_state", "prebuilt", "save_state"),
 }  # fmt: skip
 _WHERE = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -60,6 +60,20 @@ class CompileError(OptgenError, RuntimeError):
     """iree-compile refused a module; the message has its first error, the log file the rest."""
 
 
+class WrongResultError(CompileError):
+    """A compiled module gives wrong results on a device of this machine, or others each time it runs.
+
+    Attributes:
+        target: what the module was compiled for.
+        device: what it ran on.
+        result: the name of the first result that is wrong.
+    """
+
+    def __init__(self, message: str, target: str = "", device: str = "", result: str = "") -> None:
+        super().__init__(message)
+        self.target, self.device, self.result = target, device, result
+
+
 class BundleError(OptgenError, ValueError):
     """A bundle is damaged, truncated, or not a bundle at all."""
 
@@ -102,3 +116,7 @@ class LeafError(OptgenError, ValueError):
 
 class OverlapError(LeafError):
     """Two leaves of one call share memory and at least one of them is written."""
+
+
+class UnprovenWarning(UserWarning):
+    """Compiled code could have been tested here, but for a tool that is not installed."""

@@ -39,7 +39,8 @@ def tables(found: list[dict[str, Any]]) -> str:
             f"{max(exact, default=0):.3f} | {max(halves, default=0):.3f} |"
         )
     lines += ["", "| rule | target | bytes | copies of leaves | seconds to compile |", "|---|---|---|---|---|"]
-    for row in max(found, key=lambda each: each["date"])["compiled"] if found else []:
+    with_compiler = [each for each in found if each["compiled"]]  # machines with GPUs may have none
+    for row in max(with_compiler, key=lambda each: each["date"])["compiled"] if with_compiler else []:
         lines.append(f"| {row['rule']} | `{row['target']}` | {row['bytes']} | {row['copies']} | {row['seconds']} |")
     lines += ["", "| device | tree | peer | ms for a step of AdamW in f32 |", "|---|---|---|---|"]
     for each in found:

@@ -71,17 +71,36 @@ def test_inspect_lists_the_first_leaves_of_many(cli: Run, tmp_path: Path) -> Non
     assert "x/20" not in text
 
 
-def test_verify_loads_what_has_no_probes(cli: Run, folder: Path) -> None:
+def test_verify_runs_the_probes_of_every_kind(cli: Run, folder: Path) -> None:
     names = [folder / f"{kind}.optgen" for kind in ("function", "transform", "step")]
-    result = cli("verify", *names, "--device", "local-sync")
+    result = cli("verify", "sgd", *names, "--device", "local-sync")
     assert result.code == 0, result
-    assert "4 modules loaded, none run" in result.out  # the transformation has two
-    assert "step, evaluate" in result.out
+    assert "0 failed" in result.out
+    for part in ("kernel", "program", "main", "update", "evaluate", "params/w", "state/m/b"):
+        assert part in result.out, part
+    assert "loaded" not in result.out
+
+
+def test_verify_loads_what_has_no_probes(cli: Run) -> None:
+    old = Path(__file__).parent / "golden" / "step1-adamw.optgen"
+    result = cli("verify", old, "--device", "local-sync")
+    assert result.code == 0, result
+    assert "not run" in result.out or "none run" in result.out
+    assert "carry no probes" in result.out
     assert "outputs verified" not in result.out
-    both = cli("verify", "sgd", names[0], "--device", "local-sync")
-    assert both.code == 0
-    assert "1 module loaded, not run" in both.out
-    assert "0 failed" in both.out
+
+
+def test_verify_fails_where_a_module_is_another_functions(cli: Run, folder: Path) -> None:
+    """A module with the very signature of the right one: nothing but the numbers can tell them apart."""
+    right = read_any(folder / "function.optgen")
+    wrong = compile_function(lambda params, batch: error(params, batch) / 2, PARAMS, BATCH, targets="cpu")
+    changed = {**right.files, "modules/cpu.vmfb": wrong.files["modules/cpu.vmfb"]}
+    type(right).of(right.manifest, changed).save("forged.optgen")
+    result = cli("verify", "forged.optgen", "--device", "local-sync")
+    assert result.code == 1
+    assert "1 outputs verified, 1 failed" in result.out
+    assert "must be" in result.out
+    assert "local-sync" in result.out
 
 
 def _without_step(bundle: SomeBundle) -> dict[str, bytes]:

@@ -12,6 +12,7 @@ import optgen
 from optgen.artifact import Bundle
 from optgen.artifact.kinds import read_any
 from optgen.dtypes import ulp
+from optgen.runtime.verify import verify_bundle
 from optgen.train import TrainStep
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -19,7 +20,8 @@ GOLDEN = Path(__file__).parent / "golden"
 
 def test_every_golden_bundle_is_tested_here() -> None:
     assert sorted(p.name for p in GOLDEN.iterdir()) == [
-        "format1-sgd.optgen", "format4-lamb.optgen", "step1-adamw.optgen"
+        "format1-sgd.optgen", "format4-lamb.optgen", "function2-predict.optgen", "step1-adamw.optgen",
+        "step2-adamw.optgen", "transform2-adam.optgen",
     ]  # fmt: skip
 
 
@@ -52,11 +54,13 @@ def test_rules_of_format_4(device: str, request: pytest.FixtureRequest) -> None:
     assert state["step"] == 3
 
 
-def test_steps_of_format_1() -> None:
+@pytest.mark.parametrize("number", [1, 2])
+def test_steps_of_format(number: int) -> None:
     """Two steps of a perceptron with 24 params, whose gradient is written out here."""
-    step = optgen.load(GOLDEN / "step1-adamw.optgen")
+    step = optgen.load(GOLDEN / f"step{number}-adamw.optgen")
     assert isinstance(step, TrainStep)
-    assert step.manifest.format == 1
+    assert step.manifest.format == number
+    assert [p.entry for p in step.manifest.probes] == ["step"] * (number - 1)
     rng = np.random.default_rng(5)
     shapes = {"w1": (3, 4), "b1": (4,), "w2": (4, 2)}
     params = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
@@ -80,3 +84,16 @@ def test_steps_of_format_1() -> None:
             np.testing.assert_allclose(params[name], wide[name], atol=1e-6, rtol=0, err_msg=name)
             np.testing.assert_allclose(state["v"][name], new["v"], atol=1e-8, rtol=2e-6, err_msg=name)
     assert state["step"] == 2
+
+
+@pytest.mark.parametrize("name", ["step2-adamw", "function2-predict", "transform2-adam"])
+def test_bundles_with_probes_prove_themselves(name: str) -> None:
+    golden = read_any(GOLDEN / f"{name}.optgen")
+    assert golden.manifest.format == 2
+    results = verify_bundle(golden, ["local-sync"])
+    assert results
+    assert all(result.ok and result.proven for result in results)
+
+
+def test_a_bundle_without_probes_proves_nothing() -> None:
+    assert verify_bundle(read_any(GOLDEN / "step1-adamw.optgen"), ["local-sync"]) == []

@@ -157,11 +157,12 @@ def test_files() -> None:
     bundle = compile_c("adamw", "cpu:cortex-m4", weight_decay=0.1)
     assert set(bundle.files) == {
         "adamw.h", "adamw.c", "adamw_kernels.o", "CMakeLists.txt", "README.md", "manifest.json",
+        "adamw_selftest.h", "adamw_selftest.c",
     }  # fmt: skip
     assert bundle.files == compile_c("adamw", "cpu:cortex-m4", weight_decay=0.1, use_cache=False).files
     assert "hypers->weight_decay = 0.1;" in bundle.files["adamw.c"].decode()
     assert "hypers->lr = NAN;" in bundle.files["adamw.c"].decode()
-    for name in ("adamw.h", "adamw.c"):
+    for name in ("adamw.h", "adamw.c", "adamw_selftest.h", "adamw_selftest.c"):
         text = bundle.files[name].decode()
         assert not re.search(r"malloc|memcpy|printf|string\.h|stdlib\.h|stdio\.h", text)
         assert max(map(len, text.splitlines())) <= 130

@@ -30,6 +30,8 @@ class Container(dict[str, Any], UpdateMethods):
         (1.0, 2.0)
     """
 
+    __optgen_tree__ = True
+
     def __init__(self, items: Any = (), /, **named: Any) -> None:
         super().__init__()
         self.update(items, **named)
@@ -74,6 +76,9 @@ class Container(dict[str, Any], UpdateMethods):
 
     def __dir__(self) -> list[str]:
         return sorted({*super().__dir__(), *(k for k in self if isinstance(k, str))})
+
+    def __array__(self, *_: Any, **__: Any) -> Any:
+        raise TypeError("a Container is a tree, not an array: save it by optgen.save_state")
 
     def map(self, function: Callable[[Any], Any]) -> Container:
         """A Container of the same structure with ``function(leaf)`` in place of each leaf.

@@ -33,8 +33,7 @@ def target_of(value: Any, work: Work, name: str, label: str) -> Leaf:
         raise LeafError(f"{at} must be writable (JAX arrays never are)")
     if not leaf.array.flags.writeable:
         raise LeafError(f"{at} must be writable (it is read-only)")
-    if any(stride == 0 and n > 1 for stride, n in zip(leaf.array.strides, shape, strict=True)):
-        raise LeafError(f"{at} must have memory of its own for each element (it is a broadcast view)")
+    memory.check_own_memory(leaf.array, at)
     return leaf
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from optgen.errors import TreeError
-from optgen.runtime.tree import show
+from optgen.runtime.tree import mapping_like, show
 
 Path = tuple[Any, ...]
 
@@ -35,7 +35,7 @@ def rebuild(tree: Mapping[Any, Any], leaves: Mapping[Path, Any], path: Path = ()
         key: rebuild(child, leaves, (*path, key)) if isinstance(child, Mapping) else leaves.get((*path, key))
         for key, child in tree.items()
     }
-    return items if type(tree) is dict else type(tree)(items)  # type: ignore[call-arg]
+    return mapping_like(tree, items)
 
 
 def map_leaves(function: Callable[[Any], Any], tree: Mapping[Any, Any]) -> Any:

@@ -15,11 +15,13 @@ import numpy as np
 
 from optgen.artifact import storage
 from optgen.errors import BundleError, BundleVersionError
+from optgen.probes.values import PROBES
 
 if TYPE_CHECKING:
     from typing import Self
 
     from optgen.artifact.manifest import Compiled, ModuleInfo
+    from optgen.probes.info import Probe, ProbeInfo
 
 _KINDS = {
     "rule": "an optimizer rule", "function": "a function", "transform": "an optax transformation",
@@ -61,13 +63,26 @@ class AnyManifest:
         raise NotImplementedError
 
     @property
+    def probed(self) -> Sequence[ProbeInfo]:
+        """The probes of kinds that have some for the whole of what they hold."""
+        return ()
+
+    @property
+    def why_unprobed(self) -> str:
+        """Why a kind that has probes has none here; empty where there are some, or it is too old for them."""
+        return str(getattr(self, "unprobed", ""))
+
+    @property
     def named(self) -> set[str]:
         """The files that it refers to: the modules, and what a kind has beside them."""
-        return {module.file for compiled in self.compiled for module in compiled.modules}
+        found = {module.file for compiled in self.compiled for module in compiled.modules}
+        return found | {PROBES} if self.probed else found
 
     def to_json(self) -> str:
         """The text of ``manifest.json``; the same manifest always gives the same bytes."""
         data = asdict(self)
+        if self.probed:
+            data["probes"] = [probe.as_json() for probe in self.probed]
         last = {name: data.pop(name) for name in ("versions", "min_runtime", "files")}
         data = {"format": data.pop("format"), "kind": self.kind, **data, **last}
         return json.dumps(data, indent=1, sort_keys=False) + "\n"
@@ -89,7 +104,9 @@ class AnyManifest:
                 files=dict(data["files"]),
                 format=data["format"],
             )
-        except (KeyError, TypeError, AttributeError) as error:
+        except BundleError:
+            raise
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise BundleError(f"manifest.json lacks {error}") from error
 
     @classmethod
@@ -146,6 +163,17 @@ class AnyBundle(Generic[M]):
     def stored(self) -> dict[str, np.ndarray]:
         """The initial values that are no single number, by the number of the state's leaf; bf16 as uint16."""
         return read_arrays(self.files[INITIAL]) if INITIAL in self.files else {}
+
+    @cached_property
+    def probed(self) -> list[Probe]:
+        """The probes of the whole, with their numbers; none in bundles of rules, whose kernels have their own.
+
+        Raises:
+            BundleError: if the file of numbers is not what the manifest says.
+        """
+        from optgen.probes.info import read_probes
+
+        return read_probes(self.manifest.probed, self.files[PROBES]) if self.manifest.probed else []
 
     @cached_property
     def size(self) -> int:

@@ -4,6 +4,8 @@ History of the format:
 
 * 1 (2026-11): first. The rules of :mod:`optgen.artifact.manifest` hold here too: a newer format is refused, unknown
   keys are ignored.
+* 2 (2026-11-27): probes: ``probes`` in the manifest and the file ``probes.bin``; ``unprobed`` says why there are none.
+  Bundles of format 1 have none.
 """
 
 from __future__ import annotations
@@ -15,11 +17,12 @@ from typing import TYPE_CHECKING, Any
 from optgen.artifact.base import AnyBundle, AnyManifest
 from optgen.artifact.manifest import Compiled, LeafInfo, ModuleInfo, leaves_from_json, modules_from_json
 from optgen.errors import TreeError
+from optgen.probes.info import ProbeInfo
 
 if TYPE_CHECKING:
     from typing import Self
 
-FORMAT = 1
+FORMAT = 2
 
 #: A tree as JSON: ``None``, ``"leaf"``, or one of ``{"dict": {...}}``, ``{"list": [...]}``, ``{"tuple": [...]}``.
 Structure = Any
@@ -39,6 +42,8 @@ class FunctionManifest(AnyManifest):
         result_tree: the structure of the result.
         modules: one for each target.
         stablehlo: path of the traced function in the bundle.
+        probes: of the function; one or none.
+        unprobed: why there is none.
     """
 
     kind = "function"
@@ -53,7 +58,14 @@ class FunctionManifest(AnyManifest):
     result_tree: Structure
     modules: tuple[ModuleInfo, ...]
     stablehlo: str
+    probes: tuple[ProbeInfo, ...] = ()
+    unprobed: str = ""
     format: int = field(default=FORMAT, kw_only=True)
+
+    @property
+    def probed(self) -> Sequence[ProbeInfo]:
+        """As :attr:`AnyManifest.probed`."""
+        return self.probes
 
     @property
     def label(self) -> str:
@@ -82,6 +94,8 @@ class FunctionManifest(AnyManifest):
             result_tree=data["result_tree"],
             modules=modules_from_json(data["modules"]),
             stablehlo=data["stablehlo"],
+            probes=tuple(ProbeInfo.from_json(p, leaves_from_json(data["outputs"])) for p in data.get("probes", ())),
+            unprobed=data.get("unprobed", ""),
             **common,
         )
 

@@ -4,6 +4,8 @@ History of the format:
 
 * 1 (2026-11): first. The rules of :mod:`optgen.artifact.manifest` hold here too: a newer format is refused, unknown
   keys are ignored.
+* 2 (2026-11-27): probes: ``probes`` in the manifest and the file ``probes.bin``; ``unprobed`` says why there are none.
+  Bundles of format 1 have none.
 """
 
 from __future__ import annotations
@@ -16,12 +18,14 @@ from optgen.artifact.base import INITIAL, AnyBundle, AnyManifest
 from optgen.artifact.function import Structure
 from optgen.artifact.manifest import Compiled, LeafInfo, ModuleInfo, leaves_from_json
 from optgen.artifact.transform import InitialInfo
+from optgen.errors import BundleError
 from optgen.hyper import Hyper, Scalar
+from optgen.probes.info import ProbeInfo
 
 if TYPE_CHECKING:
     from typing import Self
 
-FORMAT = 1
+FORMAT = 2
 
 #: The element type of scalars whose type is that of a module's arithmetic.
 COMPUTE = "compute"
@@ -109,6 +113,8 @@ class StepManifest(AnyManifest):
         evaluation: the structure of what ``evaluate`` gives.
         modules: one for each target.
         stablehlo: paths of the traced parts in the bundle, by name.
+        probes: of each program, for each arithmetic.
+        unprobed: why there are none, where there are none.
     """
 
     kind = "step"
@@ -128,7 +134,14 @@ class StepManifest(AnyManifest):
     evaluation: Structure
     modules: tuple[StepModule, ...]
     stablehlo: Mapping[str, str]
+    probes: tuple[ProbeInfo, ...] = ()
+    unprobed: str = ""
     format: int = field(default=FORMAT, kw_only=True)
+
+    @property
+    def probed(self) -> Sequence[ProbeInfo]:
+        """As :attr:`AnyManifest.probed`."""
+        return self.probes
 
     def entry(self, name: str) -> EntryInfo | None:
         """The program of that name."""
@@ -171,6 +184,8 @@ class StepManifest(AnyManifest):
             evaluation=data["evaluation"],
             modules=tuple(_module(m) for m in data["modules"]),
             stablehlo=dict(data["stablehlo"]),
+            probes=tuple(ProbeInfo.from_json(p, _results(data, p["entry"])) for p in data.get("probes", ())),
+            unprobed=data.get("unprobed", ""),
             **common,
         )
 
@@ -178,6 +193,13 @@ class StepManifest(AnyManifest):
 def hyper_name(scalar: Scalar) -> str:
     """What an argument that is part of a hyperparameter is called: ``lr``, ``beta1``, ``beta1/complement``."""
     return scalar.hyper if scalar.part == "value" else f"{scalar.hyper}/{scalar.part}"
+
+
+def _results(data: Mapping[str, Any], entry: str) -> tuple[LeafInfo, ...]:
+    found = [e["results"] for e in data["entries"] if e["name"] == entry]
+    if not found:
+        raise BundleError(f"the bundle is damaged: it has probes of '{entry}', which it lacks")
+    return leaves_from_json(found[0])
 
 
 def _argument(data: Mapping[str, Any]) -> StepArgument:

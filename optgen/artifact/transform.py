@@ -4,6 +4,8 @@ History of the format:
 
 * 1 (2026-11): first. The rules of :mod:`optgen.artifact.manifest` hold here too: a newer format is refused, unknown
   keys are ignored.
+* 2 (2026-11-27): probes: ``probes`` in the manifest and the file ``probes.bin``; ``unprobed`` says why there are none.
+  Bundles of format 1 have none.
 """
 
 from __future__ import annotations
@@ -14,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from optgen.artifact.base import INITIAL, AnyBundle, AnyManifest
 from optgen.artifact.manifest import Compiled, KernelInfo, LeafInfo, ModuleInfo, kernel_from_json, modules_from_json
+from optgen.probes.info import ProbeInfo
 
 if TYPE_CHECKING:
     from typing import Self
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,8 @@ class TransformManifest(AnyManifest):
         kernels: the in-place kernels.
         calls: their calls.
         update: path of the update as it was traced.
+        probes: of the update; one or none.
+        unprobed: why there is none.
     """
 
     kind = "transform"
@@ -129,7 +134,14 @@ class TransformManifest(AnyManifest):
     kernels: tuple[KernelInfo, ...]
     calls: tuple[CallInfo, ...]
     update: str
+    probes: tuple[ProbeInfo, ...] = ()
+    unprobed: str = ""
     format: int = field(default=FORMAT, kw_only=True)
+
+    @property
+    def probed(self) -> Sequence[ProbeInfo]:
+        """As :attr:`AnyManifest.probed`."""
+        return self.probes
 
     @property
     def in_place(self) -> tuple[int, ...]:
@@ -192,8 +204,18 @@ class TransformManifest(AnyManifest):
                 for c in data["calls"]
             ),
             update=data["update"],
+            probes=tuple(ProbeInfo.from_json(p, _results(data)) for p in data.get("probes", ())),
+            unprobed=data.get("unprobed", ""),
             **common,
         )
+
+
+def _results(data: Mapping[str, Any]) -> list[LeafInfo]:
+    found = [data["arguments"][i] for i in data["writes"]]
+    return [
+        LeafInfo(f"{a['tree']}/{a['path']}".rstrip("/"), tuple(a["shape"]), "i32" if a["dtype"] == "i1" else a["dtype"])
+        for a in found
+    ]
 
 
 def _function(data: Any) -> FunctionInfo | None:

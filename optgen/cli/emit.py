@@ -123,6 +123,12 @@ def _emit_vmfb(asked: Request) -> None:
     out = console()
     out.print(f"{path}  {size(len(module.data))}, {module.target}")
     kinds = ", ".join(f"{n} {d}" for n, d in zip(module.operands, module.dtypes, strict=True))
+    if module.checks:
+        out.print("Checked where it is to run, status 0 if right:")
+    for number, text in enumerate(module.checks, 1):
+        check = path.with_name(f"{path.stem}.check{number}.txt")
+        check.write_text(text)
+        out.print(f"iree-run-module --module={path} --flagfile={check}", soft_wrap=True)
     out.print(f"One update of a flat leaf ({kinds}), each tensor in a .npy file:")
     out.print(" ".join(module.command(str(path))), soft_wrap=True)
 
@@ -150,6 +156,7 @@ def _emit_c(asked: Request) -> None:
         )  # fmt: skip
     path = bundle.save(asked.output or Path(f"{bundle.name}-{target.replace(':', '-')}"))
     _show(path, bundle.files)
+    _show_proof(bundle.proven)
 
 
 def _emit_wasm(asked: Request) -> None:
@@ -166,6 +173,11 @@ def _emit_wasm(asked: Request) -> None:
         package = update_package(variant, asked.dtypes, target, defaults=asked.defaults, use_cache=asked.use_cache)
     path = package.write(asked.output or Path(f"{package.name}-{target.name.replace(':', '-')}"))
     _show(path, package.files, lambda name: name.endswith((".wasm", "index.js", "index.d.ts", "script.js")))
+    _show_proof(package.proven)
+
+
+def _show_proof(proven: str) -> None:
+    console().print(f"self-test passed ({proven})" if proven else "self-test not run here")
 
 
 def _show(path: Path, files: Mapping[str, bytes], listed: Callable[[str], bool] = lambda _: True) -> None:

@@ -12,7 +12,9 @@ from optgen.dsl.rule import Rule
 from optgen.dsl.variant import SEED, Variant, has_eight_bits
 from optgen.errors import HyperparameterError, LeafError
 from optgen.interop.optax import Transformation, is_transformation
+from optgen.probes.check import check_bundle
 from optgen.rules import get_rule
+from optgen.runtime.groups import check_matches
 from optgen.runtime.loading import split_settings
 from optgen.runtime.memory import as_leaf
 from optgen.runtime.optimizer import Optimizer
@@ -44,6 +46,7 @@ def compile(
     fixed_layout: bool = False,
     progress: Progress | None = None,
     use_cache: bool = True,
+    check: bool = True,
     **settings: Any,
 ) -> Optimizer | TreeOptimizer:
     """Compiles an update rule, or an optax transformation.
@@ -78,6 +81,8 @@ def compile(
         progress: called as ``progress(kernel, target, None)`` before and ``(kernel, target, bytes)`` after each
             module.
         use_cache: whether compiled modules may come from the cache.
+        check: whether to run the probes of each module on every device here that it can run on. The bundle carries its
+            probes in any case: ``optgen verify`` runs them anywhere.
         settings: structure (``nesterov=True``), and hyperparameters, which become the bundle's defaults.
 
     Returns:
@@ -89,6 +94,7 @@ def compile(
         UnsupportedTargetError: if a target lacks a dtype.
         RuleError, LoweringError: if the rule is malformed, or cannot be lowered without ``like``.
         LeafError: if a leaf of ``like`` is no array of a supported dtype.
+        WrongResultError: if a module gives wrong results here, or others each time.
         CompilerNotFoundError: if JAX or the compiler is not installed.
 
     Example:
@@ -111,7 +117,7 @@ def compile(
             raise HyperparameterError(f"'{wrong[0]}' must not be given with an optax transformation: give it to optax")
         return compile_transformation(
             rule, like, targets, device=device, grad_dtype=grad_dtype, progress=progress, use_cache=use_cache,
-            **settings,
+            check=check, **settings,
         )  # fmt: skip
     found = get_rule(rule, convention)
     structure, values = split_settings(found.flags, found.optional, settings)
@@ -135,6 +141,8 @@ def compile(
     chosen = [variant.dtypes(param, grad_dtype, state_dtype, compute_dtype) for param in params]
     if variant.seeded and not any(variant.kernel(each).random for each in chosen):
         raise HyperparameterError("'rounding' must be 'nearest' where neither params nor state are bf16 or of 8 bits")
+    if layout is not None and groups:
+        check_matches(groups, [leaf.path for leaf in layout])
     bundle = build_bundle(
         variant,
         chosen,
@@ -146,7 +154,11 @@ def compile(
         progress=progress,
         use_cache=use_cache,
     )
-    return Optimizer(bundle, device)
+    made = Optimizer(bundle, device)
+    made.check_given(name for name in values if name not in baked and name not in bundle.manifest.init.values())
+    if check:
+        check_bundle(bundle)
+    return made
 
 
 def baked_values(rule: Rule, bake: Mapping[str, float] | Iterable[str], values: Mapping[str, Any]) -> dict[str, float]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from optgen.compiler.build import flags_for
+from optgen.compiler.plain_check import check_flags
 from optgen.compiler.variants import compile_for
 from optgen.dsl.trace import import_jax
 from optgen.dsl.variant import Dtypes, Variant
@@ -28,6 +29,8 @@ class PlainModule:
         results: names of those that it returns, new, in order; after them come the numbers in ``returned``.
         scalars: the numbers that follow the tensors, with their defaults; None where there is none.
         returned: scalar state.
+        checks: files of flags, with each of which ``iree-run-module --module=FILE --flagfile=CHECK`` compares what the
+            module computes with what it must; see :func:`optgen.compiler.plain_check.check_flags`.
     """
 
     data: bytes
@@ -37,6 +40,7 @@ class PlainModule:
     results: tuple[str, ...]
     scalars: Mapping[str, float | None]
     returned: tuple[str, ...] = ()
+    checks: tuple[str, ...] = ()
 
     def command(self, file: str, **numbers: float) -> list[str]:
         """The command line that makes one update, each tensor in a ``.npy`` file of its name.
@@ -99,6 +103,7 @@ def build_plain(
         tuple(o.name for o in spec.results),
         {s.name.removeprefix("h_"): _default(known.get(s.hyper), s) for s in plain_scalars(spec)},
         spec.returned,
+        check_flags(kernel),
     )
 
 

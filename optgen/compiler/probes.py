@@ -12,13 +12,16 @@ from optgen.artifact import ProbeCase
 from optgen.dsl.trace import reference_spec, trace
 from optgen.dsl.variant import KernelSpec
 from optgen.dtypes import from_float64, to_float64
-from optgen.hyper import part
-from optgen.lower import PLACEHOLDERS, Kernel, graph_of
+from optgen.hyper import Part, part
+from optgen.lower import PLACEHOLDERS, Kernel, graph_of, rounded
 from optgen.lower.evaluate import evaluate
 
 #: Values for hyperparameters by kind, other than any default, so that no constant can stand in for an argument.
 _STEPS = (1, 2, 1000)
 _SIZES = (1, 37, 70)
+
+#: Where the tails of numpy's normal distribution begin.
+_TAIL = 3.65
 
 
 def make_probes(kernel: Kernel) -> tuple[bytes, tuple[ProbeCase, ...]]:
@@ -44,7 +47,7 @@ def make_probes(kernel: Kernel) -> tuple[bytes, tuple[ProbeCase, ...]]:
         hypers = _hypers(spec, step, index)
         inputs = []
         for operand in spec.operands:
-            values = rng.standard_normal(size if operand.shape is None else math.prod(operand.shape_for(shape)))
+            values = _normal(rng, size if operand.shape is None else math.prod(operand.shape_for(shape)))
             if operand.role == "state":  # whatever a state holds, its square root may be taken
                 values = np.abs(values) * 0.1
             elif operand.name in spec.variant.per_element:
@@ -52,7 +55,7 @@ def make_probes(kernel: Kernel) -> tuple[bytes, tuple[ProbeCase, ...]]:
             stored = from_float64(values, operand.dtype)
             arrays[f"{index}.in.{operand.name}"] = stored
             inputs.append(to_float64(stored, operand.dtype))
-        numbers = [part(hypers[s.hyper], s.part) for s in spec.scalars]
+        numbers = [_scalar(hypers[s.hyper], s.part) for s in spec.scalars]
         if graph is not None:
             outputs, terms = evaluate(graph, [*inputs, *numbers])
         else:
@@ -63,6 +66,17 @@ def make_probes(kernel: Kernel) -> tuple[bytes, tuple[ProbeCase, ...]]:
             arrays[f"{index}.term.{name}"] = term if name in names else term[:1]
         cases.append(ProbeCase(hypers, size))
     return _npz(arrays), tuple(cases)
+
+
+def _normal(rng: np.random.Generator, size: int) -> np.ndarray:
+    """Numbers of a normal distribution without its tails, which numpy takes from the C library's logarithm, whose last
+    bit depends on the processor."""
+    return np.clip(rng.standard_normal(size), -_TAIL, _TAIL)
+
+
+def _scalar(value: float, which: Part) -> float:
+    """A part of a hyperparameter, with a logarithm that is the same on every processor."""
+    return float(rounded.log(value)) if which == "log" and value > 0 else part(value, which)
 
 
 def _hypers(spec: KernelSpec, step: int, index: int) -> dict[str, float]:

@@ -37,7 +37,11 @@ from optgen.interop.optax import Initial, TracedUpdate, trace_transformation
 from optgen.lower import Kernel
 from optgen.lower.plan import plan_of
 from optgen.lower.split import Body, Split, split_update, with_wide_sums, without_narrow_tensors
+from optgen.probes.attach import attach
+from optgen.probes.check import check_bundle
+from optgen.probes.transform import transform_recipe
 from optgen.runtime.transform import TreeOptimizer
+from optgen.runtime.tree import leaves_of
 from optgen.targets import Target
 from optgen.train.limits import check_vulkan
 
@@ -74,6 +78,7 @@ def compile_transformation(
     in_place: bool = True,
     progress: Progress | None = None,
     use_cache: bool = True,
+    check: bool = True,
 ) -> TreeOptimizer:
     """Compiles a transformation for the layout of ``like``; what :func:`optgen.compile` does with one.
 
@@ -87,13 +92,14 @@ def compile_transformation(
         grads_like: the tree of grads where it is not like the params', as for lookahead.
         extra_args: further arguments of ``update`` by name, each with an example: a number, or a tree of arrays.
         in_place: False to compute everything out of place.
-        progress, use_cache: see :func:`optgen.compile`.
+        progress, use_cache, check: see :func:`optgen.compile`.
 
     Raises:
         LeafError: if ``like`` is missing, or has a leaf that is no array of a dtype that modules know.
         RuleError: if JAX cannot trace the transformation.
         UnsupportedTargetError: if a target lacks what the update needs.
         CompileError: if the compiler refuses the update.
+        WrongResultError: if a module gives wrong results here, or others each time.
     """
     if like is None:
         raise LeafError("an optax transformation is compiled for one tree: 'like' must be given (got None)")
@@ -106,11 +112,19 @@ def compile_transformation(
     while True:
         split = split_update(traced.stablehlo, traced.results, refused)
         try:
-            return TreeOptimizer(_build(traced, split, targets, progress, use_cache), device)
+            bundle = _build(traced, split, targets, progress, use_cache)
+            break
         except _BodyRefused as error:
             # Kernels are for what updates do every day; what one of them lacks still runs, out of place.
             reason = f"no kernel can do it: {error}"
             refused |= {t: reason for use in split.uses if use.body == error.body for t in use.tensors}
+    examples = {f"params/{path}".rstrip("/"): value for path, value in leaves_of(like).items()}
+    for tree, given in {"grads": grads_like, **(extra_args or {})}.items():
+        examples |= {f"{tree}/{path}".rstrip("/"): value for path, value in leaves_of(given).items()}
+    bundle = attach(bundle, lambda: [transform_recipe(traced, examples)])
+    if check:
+        check_bundle(bundle)
+    return TreeOptimizer(bundle, device)
 
 
 class _BodyRefused(Exception):

@@ -52,6 +52,11 @@ def chain(*parts: Part | PartKind | Rule | str, lr: Schedule | float | None = No
         raise RuleError("'accumulate' must be the first part of the outermost chain")
     if isinstance(lr, Schedule | int | float) and not any(h.name == "lr" for h in rule.hypers):
         raise RuleError(f"'lr' must not be given: rule '{rule.name}' has no learning rate")
+    if isinstance(lr, Schedule) and (slot := next((s for s in rule.state if s.init == "lr"), None)):
+        raise RuleError(
+            f"'lr' must be a number for rule '{rule.name}', whose state '{slot.name}' starts with it: a schedule would "
+            "have no effect"
+        )
     names = _Names(rule)
     before = [(p, False) for p in found[: at[0]] if isinstance(p, Part)]
     after = [(p, True) for p in found[at[0] + 1 :] if isinstance(p, Part)]
@@ -84,6 +89,7 @@ def chain(*parts: Part | PartKind | Rule | str, lr: Schedule | float | None = No
         scalars={**rule.scalars, **{level.names[n]: v for level in levels for n, v in level.rule.scalars.items()}},
         source="; ".join(dict.fromkeys(s for s in (rule.source, *(x.rule.source for x in levels)) if s)),
         accumulation=accumulation,
+        loss_scales=(*rule.loss_scales, *(level.names[n] for level in levels for n in level.rule.loss_scales)),
     )
 
 

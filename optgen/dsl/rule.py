@@ -81,6 +81,8 @@ class Rule:
         scalars: the scalar state, from each name to its number before the first step.
         needs: hyperparameters that exist only where an optional one is given, and which.
         accumulation: for rules that accumulate grads, what steps do that update nothing else.
+        loss_scales: hyperparameters and scalar state by which the rule divides grads, since the loss has been
+            multiplied by them: whole training steps do that.
     """
 
     name: str
@@ -97,6 +99,7 @@ class Rule:
     scalars: Mapping[str, float] = field(default_factory=dict)
     needs: Mapping[str, str] = field(default_factory=dict)
     accumulation: Accumulation | None = None
+    loss_scales: tuple[str, ...] = ()
 
     def __hash__(self) -> int:
         return hash((self.name, self.convention, self.function))

@@ -9,7 +9,7 @@ import dataclasses
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,7 +18,9 @@ from optgen.artifact.transform import TensorInfo as Tensor
 from optgen.dsl.trace import import_jax
 from optgen.dtypes import element_name, numpy_dtype
 from optgen.errors import LeafError, RuleError
-from optgen.runtime.tree import leaves_of, map_tree, show, walk
+from optgen.lower.repair import stablehlo_of
+from optgen.lower.repair.arguments import NARROWED, taking_wide
+from optgen.runtime.tree import leaves_of, map_tree, mapping_like, sequence_like, show, walk
 
 #: A state whose dtypes have not settled after so many traces never will.
 _SETTLE = 4
@@ -52,6 +54,7 @@ class TracedUpdate:
         results: positions, among the arguments, of what each result replaces.
         initial: for each leaf of the state, what it begins as.
         init: StableHLO that takes the params and gives what of the state must be computed from them; or None.
+        jaxpr, init_jaxpr: the same two functions as JAX has them, for :mod:`optgen.probes`.
     """
 
     name: str
@@ -60,6 +63,8 @@ class TracedUpdate:
     results: tuple[int, ...]
     initial: tuple[Initial, ...]
     init: str | None
+    jaxpr: Any = field(default=None, repr=False, compare=False)
+    init_jaxpr: Any = field(default=None, repr=False, compare=False)
 
 
 class Transformation(Protocol):
@@ -114,7 +119,8 @@ def trace_transformation(
         grads = [dataclasses.replace(t, dtype=element_name(grad_dtype)) for t in grads]
     extras = {key: _plain(jax, value) for key, value in (extra_args or {}).items()}
     extra = [_tensor(key, path, value) for key, tree in extras.items() for path, value in leaves_of(tree).items()]
-    wide = any(t.dtype in ("f64", "i64", "ui64") for t in (*params, *grads, *extra))
+    # 64-bit integers among the extra arguments are what JAX makes of them; those of params are there to stay.
+    wide = any(t.dtype == "f64" for t in extra) or any(t.dtype in ("f64", "i64", "ui64") for t in (*params, *grads))
     with jax.enable_x64(True) if wide else nullcontext(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         tracer = _Tracer(jax, transformation, label, like, grads_like, extras, params, grads, extra)
@@ -146,7 +152,7 @@ class _Tracer:
         leaves = self.attempt("init", lambda: jax.eval_shape(lambda *p: self.init(*p)[0], *param_structs))
         for _ in range(_SETTLE):
             inputs = [*param_structs, *(_struct(jax, t) for t in self.grads), *leaves]
-            inputs += [_struct(jax, t) for t in self.extra]
+            inputs += [_struct(jax, self.narrowed(t)) for t in self.extra]
             traced = self.attempt("update", lambda given=inputs: jax.jit(self.update, keep_unused=True).trace(*given))
             after = list(traced.out_info)[len(self.params) :]
             if [a.shape for a in after] != [a.shape for a in leaves]:
@@ -160,7 +166,14 @@ class _Tracer:
             leaves = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in after]  # e.g. moments begun as bf16, kept as f32
         else:
             raise RuleError(f"'{self.label}' must keep the dtypes of its state, which change at every step")
-        text: str = self.attempt("update", lambda: traced.lower(lowering_platforms=("cpu",)).as_text())
+        text: str = self.attempt("update", lambda: stablehlo_of(traced, "cpu"))
+        first = len(inputs) - len(self.extra)
+        narrow = (
+            {}
+            if jax.config.jax_enable_x64
+            else {first + i: t.dtype for i, t in enumerate(self.extra) if t.dtype in NARROWED}
+        )
+        text = taking_wide(text, narrow)
         state = [
             Tensor("state", path, tuple(leaf.shape), _state_dtype(leaf.dtype, path, flag), keys)
             for path, leaf, keys, flag in zip(self.paths, leaves, self.keys, self.bools, strict=True)
@@ -168,8 +181,13 @@ class _Tracer:
         arguments = (*self.params, *self.grads, *state, *self.extra)
         first = len(self.params) + len(self.grads)
         results = (*range(len(self.params)), *range(first, first + len(state)))
-        initial, init = self.initial(param_structs, state)
-        return TracedUpdate(self.label, text, arguments, results, initial, init)
+        initial, init, init_jaxpr = self.initial(param_structs, state)
+        return TracedUpdate(self.label, text, arguments, results, initial, init, traced.jaxpr, init_jaxpr)
+
+    def narrowed(self, tensor: Tensor) -> Tensor:
+        """A tensor as JAX takes it where it is used now."""
+        dtype = tensor.dtype if self.jax.config.jax_enable_x64 else NARROWED.get(tensor.dtype, tensor.dtype)
+        return dataclasses.replace(tensor, dtype=dtype)
 
     def attempt(self, what: str, call: Any) -> Any:
         """``call()``, with whatever JAX says against it in one line."""
@@ -237,7 +255,7 @@ class _Tracer:
 
     # What the state is before the first step.
 
-    def initial(self, params: Sequence[Any], state: Sequence[Tensor]) -> tuple[tuple[Initial, ...], str | None]:
+    def initial(self, params: Sequence[Any], state: Sequence[Tensor]) -> tuple[tuple[Initial, ...], str | None, Any]:
         jax = self.jax
         sources = _sources(jax.make_jaxpr(lambda *p: self.init(*p)[0])(*params).jaxpr, {})
         found: list[Initial] = []
@@ -257,14 +275,14 @@ class _Tracer:
             else:
                 found.append(Initial(copy=self.params[source].path))
         if not computed:
-            return tuple(found), None
+            return tuple(found), None, None
 
         def rest(*leaves: Any) -> list[Any]:
             given = self.init(*leaves)[0]
             return [given[i].astype(_jax_name(state[i].passed)) for i in computed]
 
-        lowered = jax.jit(rest, keep_unused=True).trace(*params).lower(lowering_platforms=("cpu",))
-        return tuple(found), lowered.as_text()
+        traced = jax.jit(rest, keep_unused=True).trace(*params)
+        return tuple(found), stablehlo_of(traced, "cpu"), traced.jaxpr
 
 
 @dataclass(frozen=True)
@@ -317,12 +335,9 @@ def _plain(jax: Any, tree: Any) -> Any:
         children = {key: _plain(jax, child) for key, child in tree.items()}
         if type(tree) is dict or jax.tree_util.all_leaves([tree]):
             return children
-        return type(tree)(children)  # type: ignore[call-arg]
+        return mapping_like(tree, children)
     if isinstance(tree, list | tuple):
-        items = [_plain(jax, child) for child in tree]
-        if hasattr(tree, "_fields"):
-            return type(tree)(*items)
-        return items if type(tree) is list else type(tree)(items)
+        return sequence_like(tree, [_plain(jax, child) for child in tree])
     return tree
 
 

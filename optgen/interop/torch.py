@@ -6,19 +6,21 @@ from collections.abc import Mapping
 from typing import Any
 
 from optgen.arrays import Container
+from optgen.runtime.torch_grads import fetch_grad, home_of, keep_grad_in
 
 
 def pack_parameters(parameters: Mapping[str, Any]) -> tuple[Container, Container]:
-    """Moves torch parameters into one buffer, and gives them grads in another of the same layout.
+    """Moves torch parameters into one buffer, and keeps their grads in another of the same layout.
 
-    The parameters stay the objects that they are: their ``data`` and ``grad`` are re-pointed. Let the grads be zeroed
-    in place (``zero_grad(set_to_none=False)``), or they leave their buffer again.
+    The parameters stay the objects that they are: their ``data`` is re-pointed, and so is their ``grad``, whenever a
+    backward pass has made one. As for torch's optimizers, a parameter without a grad (one that is frozen, that the loss
+    does not use, or whose grad ``zero_grad()`` has taken away) is left as it is by steps.
 
     Args:
         parameters: by name, as ``dict(module.named_parameters())``; on the CPU.
 
     Returns:
-        Containers of the parameters and of their grads, as :meth:`optgen.Optimizer.bind` takes them.
+        Containers of the parameters and of the memory of their grads, as :meth:`optgen.Optimizer.bind` takes them.
 
     Raises:
         LeafError: if a parameter is not on the CPU, or of a dtype that modules do not know.
@@ -32,6 +34,7 @@ def pack_parameters(parameters: Mapping[str, Any]) -> tuple[Container, Container
         >>> bound = opt.bind(params, grads, opt.init(params))
         >>> model(torch.ones(3)).sum().backward()
         >>> bound.step(lr=1e-3)
+        >>> model.zero_grad()
     """
     import torch
 
@@ -40,8 +43,18 @@ def pack_parameters(parameters: Mapping[str, Any]) -> tuple[Container, Container
     with torch.no_grad():
         for name, parameter in parameters.items():
             key = name.replace("/", ".")
-            if parameter.grad is not None:
-                grads[key].copy_(parameter.grad)
             parameter.data = data[key]
-            parameter.grad = grads[key]
+            keep_grad_in(parameter, grads[key])
+            fetch_grad(parameter, grads[key], key)
+            if parameter.requires_grad and parameter.is_leaf:
+                # Grads are there as soon as a backward pass is over, for whoever looks at them before the step.
+                parameter.register_post_accumulate_grad_hook(_homing(grads[key]))
     return Container(zip(tree, parameters.values(), strict=True)), grads
+
+
+def _homing(home: Any) -> Any:
+    def hook(parameter: Any) -> None:
+        if home_of(parameter) is home:  # not packed again since
+            fetch_grad(parameter, home)
+
+    return hook

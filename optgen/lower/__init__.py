@@ -12,12 +12,14 @@ from optgen.dsl.trace import trace
 from optgen.dsl.variant import KernelSpec
 from optgen.errors import LoweringError
 from optgen.lower.emit import emit_in_place, emit_out_of_place
+from optgen.lower.expand import expand
 from optgen.lower.graph import CrossElementError as CrossElementError
 from optgen.lower.graph import Graph as Graph
 from optgen.lower.graph import graph_of as graph_of
 from optgen.lower.plain import emit_plain
 from optgen.lower.plan import Plan as Plan
 from optgen.lower.plan import plan_of as plan_of
+from optgen.lower.repair import repair
 from optgen.lower.style import Style as Style
 from optgen.lower.style import render as render
 
@@ -62,7 +64,7 @@ class Kernel:
         if self.graph is None or self.plan is None:
             assert self.shape is not None
             return emit_out_of_place(self.spec, self.stablehlo, self.shape, style)
-        return emit_in_place(self.spec, self.graph, self.plan, style)
+        return emit_in_place(self.spec, *self.expanded(pairs=style.pairs), style)
 
     def plain(self, style: Style) -> str:
         """The module for callers without Python: one leaf as plain tensors. See :mod:`optgen.lower.plain`.
@@ -72,7 +74,16 @@ class Kernel:
         """
         if self.graph is None or self.plan is None:
             raise LoweringError(f"a plain module runs in place, which this rule cannot: {self.reason}")
-        return emit_plain(self.spec, self.graph, self.plan, style)
+        return emit_plain(self.spec, *self.expanded(pairs=style.pairs), style)
+
+    def expanded(self, *, pairs: bool = False) -> tuple[Graph, Plan]:
+        """Graph and plan with the functions written out that kernels lack; with ``pairs``, of f32, they have all."""
+        assert self.graph is not None
+        assert self.plan is not None
+        if pairs:
+            return self.graph, self.plan
+        graph = expand(self.graph)
+        return (self.graph, self.plan) if graph is self.graph else (graph, plan_of(graph, self.spec.returned))
 
 
 def lower(spec: KernelSpec, shapes: Sequence[tuple[int, ...]] | None = None) -> tuple[Kernel, ...]:
@@ -116,7 +127,7 @@ def lower(spec: KernelSpec, shapes: Sequence[tuple[int, ...]] | None = None) -> 
         spec = spec.variant.kernel(dataclasses.replace(spec.dtypes, compute=spec.dtypes.state))
         kernels = []
         for shape in dict.fromkeys(tuple(s) for s in shapes):
-            text = trace(spec, shape)
+            text = repair(trace(spec, shape))
             if TREE_PREFIX in text:
                 raise LoweringError(
                     f"rule '{spec.variant.rule.name}' reduces the whole tree and must run in place (it cannot: "

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from optgen.lower import rounded
+
 #: Writes MLIR: ``(result, operands, type of the operands, type of the result) -> lines``.
 Writer = Callable[[str, list[str], str, str], list[str]]
 
@@ -22,7 +24,7 @@ class Op:
 
     Attributes:
         write: its MLIR.
-        evaluate: its numpy equivalent, for the float64 reference.
+        evaluate: its numpy equivalent, for the float64 reference; the same bits on every processor.
     """
 
     write: Writer
@@ -179,24 +181,24 @@ OPS: dict[str, Op] = {
     "remainder": Op(_arith("arith.remf"), np.fmod),
     "maximum": Op(_arith("arith.maximumf", "arith.ori", "arith.maxsi"), np.maximum),
     "minimum": Op(_arith("arith.minimumf", "arith.andi", "arith.minsi"), np.minimum),
-    "power": Op(_simple("math.powf"), np.power),
-    "atan2": Op(_simple("math.atan2"), np.arctan2),
+    "power": Op(_simple("math.powf"), rounded.power),
+    "atan2": Op(_simple("math.atan2"), rounded.arctan2),
     "sqrt": Op(_simple("math.sqrt"), np.sqrt),
     "rsqrt": Op(_simple("math.rsqrt"), lambda x: 1 / np.sqrt(x)),
-    "cbrt": Op(_simple("math.cbrt"), np.cbrt),
+    "cbrt": Op(_simple("math.cbrt"), rounded.cbrt),
     "negate": Op(_arith("arith.negf"), np.negative),
     "abs": Op(_simple("math.absf"), np.abs),
-    "exponential": Op(_simple("math.exp"), np.exp),
-    "exponential_minus_one": Op(_simple("math.expm1"), np.expm1),
-    "log": Op(_simple("math.log"), np.log),
-    "log_plus_one": Op(_simple("math.log1p"), np.log1p),
-    "tanh": Op(_simple("math.tanh"), np.tanh),
-    "sine": Op(_simple("math.sin"), np.sin),
-    "cosine": Op(_simple("math.cos"), np.cos),
+    "exponential": Op(_simple("math.exp"), rounded.exp),
+    "exponential_minus_one": Op(_simple("math.expm1"), rounded.expm1),
+    "log": Op(_simple("math.log"), rounded.log),
+    "log_plus_one": Op(_simple("math.log1p"), rounded.log1p),
+    "tanh": Op(_simple("math.tanh"), rounded.tanh),
+    "sine": Op(_simple("math.sin"), rounded.sin),
+    "cosine": Op(_simple("math.cos"), rounded.cos),
     "floor": Op(_simple("math.floor"), np.floor),
     "ceil": Op(_simple("math.ceil"), np.ceil),
     "round_nearest_even": Op(_simple("math.roundeven"), np.rint),
-    "logistic": Op(_logistic, lambda x: 1 / (1 + np.exp(-x))),
+    "logistic": Op(_logistic, rounded.logistic),
     "sign": Op(_sign, np.sign),
     "is_finite": Op(_is_finite, np.isfinite),
     "compare": Op(_compare, evaluate_compare),

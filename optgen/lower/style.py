@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -93,8 +94,13 @@ def write_nodes(
 
 def module_name(spec: KernelSpec) -> str:
     """An MLIR symbol for the module: ``adamw_f32``. It shows in traces and profiles."""
-    text = f"{spec.variant.name}_{spec.dtypes.name}"
-    return "".join(c if c.isalnum() else "_" for c in text)
+    return symbol(f"{spec.variant.name}_{spec.dtypes.name}")
+
+
+def symbol(text: str) -> str:
+    """``text`` as a bare MLIR symbol: what a function or a rule is called need be no identifier (``<lambda>``)."""
+    name = re.sub(r"\W", "_", text, flags=re.ASCII)
+    return f"_{name}" if not name or name[0].isdigit() else name
 
 
 def named(operands: tuple[Operand, ...]) -> tuple[Operand, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,10 @@ from optgen.errors import LoweringError
 from optgen.lower.style import render
 from optgen.native.abi import VERSION
 from optgen.native.c import Body
+from optgen.native.c_selftest import Proof, write_selftest
 from optgen.native.elf import ObjectLibrary
 from optgen.native.library import Library
+from optgen.native.prove import prove_c
 from optgen.native.target import NativeTarget, get_native_target
 
 ERRORS = {
@@ -25,12 +27,13 @@ ERRORS = {
     "ALIGNMENT": "an address is not a multiple of what it must be",
     "OVERLAP": "what is written overlaps something else",
     "SIZE": "n is too large",
-    "STEP": "step is out of range",
+    "STEP": "the number of the step, or a count of steps, is out of range",
     "HYPER": "a hyperparameter is not set, not finite or out of range",
     "WORKSPACE": "the workspace is too small",
     "THREADS": "threads has no function, or a count of 0",
     "LIBRARY": "the object file is not the one that the source was written for",
     "KERNEL": "a kernel has failed",
+    "STATE": "scalar state is not finite",
 }
 
 
@@ -43,17 +46,28 @@ class CBundle:
         target: the processor.
         files: by name.
         workspace: bytes that a call needs besides.
+        proven: what its self-test has run on when it was compiled; empty where it has not. It is no part of the files,
+            which are the same on every machine.
     """
 
     name: str
     target: NativeTarget
     files: Mapping[str, bytes] = field(repr=False)
     workspace: int = 0
+    proven: str = field(default="", compare=False)
 
     @property
     def object(self) -> bytes:
         """The object file."""
         return self.files[f"{self.name}_kernels.o"]
+
+    def prove(self) -> CBundle:
+        """Runs the self-test, if this machine can: see :func:`optgen.native.prove.prove_c`.
+
+        Raises:
+            WrongResultError: if a result is wrong.
+        """
+        return replace(self, proven=prove_c(self.name, self.target, self.files))
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Writes the folder, whole or not at all; one that optgen wrote is replaced.
@@ -83,6 +97,7 @@ def assemble(
     library: Library,
     checked: ObjectLibrary,
     body: Body,
+    proof: Proof | None,
     *,
     title: str,
     **context: Any,
@@ -95,6 +110,7 @@ def assemble(
         library: the compiled code.
         checked: what its object file says, from :func:`check_object`.
         body: the host program as C.
+        proof: how it tests itself; None where it cannot.
         title: one line about it.
         context: what the templates want besides.
     """
@@ -120,6 +136,7 @@ def assemble(
         "copies": body.copies,
         "fills": body.fills,
         "constants": program.constants,
+        "selftest": proof is not None,
         **context,
     }
     names = {
@@ -130,6 +147,8 @@ def assemble(
     }
     files = {file: render(template, **values).encode() for file, template in names.items()}
     files[f"{name}_kernels.o"] = library.object
+    if proof is not None:
+        files |= write_selftest(name, proof, program.workspace, target=target, compiler=compiler_version())
     manifest = {
         "kind": "c", "name": name, "target": target.name, "optgen": __version__, "iree": compiler_version(),
         "workspace": program.workspace, "sha256": {file: digest(data) for file, data in sorted(files.items())},

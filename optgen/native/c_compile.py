@@ -15,6 +15,7 @@ from optgen.native.c import SIZES
 from optgen.native.c_rule import write_rule
 from optgen.native.library import compile_library
 from optgen.native.names import c_name, check_prefix
+from optgen.native.rule_selftest import rule_selftest
 from optgen.rules import get_rule
 
 
@@ -32,6 +33,7 @@ def compile_c(
     bake: Mapping[str, float] | Iterable[str] = (),
     per_element: Iterable[str] = (),
     use_cache: bool = True,
+    check: bool = True,
     **settings: Any,
 ) -> CBundle:
     """Compiles an update rule to C without a runtime: an object file, the source that drives it, and a README.
@@ -51,6 +53,8 @@ def compile_c(
         bake: hyperparameters to fold in: names, or a mapping to values.
         per_element: hyperparameters that are to be tensors of the leaf's shape.
         use_cache: whether compiled code may come from the cache.
+        check: whether the self-test is run, where this machine can run the code and has a C compiler; ``proven`` of
+            the result says so.
         settings: structure (``nesterov=True``), and hyperparameters, which become the defaults.
 
     Returns:
@@ -60,6 +64,8 @@ def compile_c(
         UnknownRuleError, UnknownTargetError, HyperparameterError: for a name or value that does not exist.
         LoweringError: if the rule relates elements to one another, reduces the whole tree or rounds at random, or if
             the compiler's host code is not understood.
+        CompileError: if the compiler refuses the module.
+        WrongResultError: if its code is wrong on this machine.
         CompilerNotFoundError: if JAX or the compiler is not installed.
     """
     from optgen.compiler.api import baked_values
@@ -91,7 +97,8 @@ def compile_c(
         ) from error
     assert kernel.graph is not None
     assert kernel.plan is not None
-    mlir = emit_leaf(kernel.spec, kernel.graph, kernel.plan, name=prefix, halves=chosen.halves)
+    mlir = emit_leaf(kernel.spec, *kernel.expanded(), name=prefix, halves=chosen.halves)
     alignment = min(SIZES[o.dtype] for o in kernel.spec.operands)
     library = compile_library(mlir, chosen.flags, alignment=alignment, use_cache=use_cache)
-    return write_rule(kernel.spec, library, chosen, prefix, values)
+    bundle = write_rule(kernel.spec, library, chosen, prefix, values, rule_selftest(kernel))
+    return bundle.prove() if check else bundle

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import prod
 
 from optgen.errors import LoweringError
@@ -11,9 +12,12 @@ from optgen.native.abi import check_object
 from optgen.native.bundle import CBundle, assemble, c_target
 from optgen.native.c import ELEMENTS, SIZES, address, wrapped, write_body
 from optgen.native.c_ops import TYPES
+from optgen.native.c_selftest import Piece, Proof
 from optgen.native.library import Library, compile_library
+from optgen.native.limits import Limit, c_tests
 from optgen.native.names import check_prefix, member_name
 from optgen.native.program import Literal, Program, ScalarArgument, TensorArgument, TensorResult
+from optgen.native.selftest import SelfTest
 
 
 def compile_c_function(
@@ -24,6 +28,8 @@ def compile_c_function(
     arguments: Sequence[str] = (),
     results: Sequence[str] = (),
     summary: str = "",
+    limits: Mapping[str, Limit] | None = None,
+    selftest: SelfTest | None = None,
     flags: Sequence[str] = (),
     use_cache: bool = True,
 ) -> CBundle:
@@ -41,6 +47,8 @@ def compile_c_function(
         arguments: names of the function's arguments.
         results: names of its results; one that is called like an argument takes its place.
         summary: a sentence for the header.
+        limits: what numbers among the arguments must be, by name; the function refuses others.
+        selftest: calls, and what must come of them; without it no self-test is written.
         flags: for iree-compile, beside the target's.
         use_cache: whether compiled code may come from the cache.
 
@@ -60,7 +68,7 @@ def compile_c_function(
         raise LoweringError("'mlir' must begin with a module, whose name every symbol of the library then has")
     alignment = _largest_element(named)
     library = compile_library(named, (*chosen.flags, *flags), alignment=alignment, names=arguments, use_cache=use_cache)
-    return write_program(library, target, name=name, results=results, summary=summary)
+    return write_program(library, target, name=name, results=results, summary=summary, limits=limits, selftest=selftest)
 
 
 def _largest_element(mlir: str) -> int:
@@ -86,7 +94,14 @@ def _largest_element(mlir: str) -> int:
 
 
 def write_program(
-    library: Library, target: str, *, name: str, results: Sequence[str] = (), summary: str = ""
+    library: Library,
+    target: str,
+    *,
+    name: str,
+    results: Sequence[str] = (),
+    summary: str = "",
+    limits: Mapping[str, Limit] | None = None,
+    selftest: SelfTest | None = None,
 ) -> CBundle:
     """Writes the C that drives a compiled function of static shapes; arguments as :func:`compile_c_function` has them.
 
@@ -134,6 +149,7 @@ def write_program(
             written,
         )
     numbers = [r for r in program.results if not isinstance(r, TensorResult)]
+    own: dict[int, Piece] = {}
     body = write_body(program, [e.name for e in checked.exports], memory, scalars, None, numbers)
     found = iter(body.returned)
     for index, result in enumerate(program.results):
@@ -156,6 +172,7 @@ def write_program(
         else:
             doc = f"{_shape(result.dtype, shape)}, written"
             pointer = add(shown[index], f"{_element(result.dtype)} *", doc, each * prod(shape), each, True)
+            own[index] = Piece(member_name(shown[index]), result.dtype, prod(shape), None, index)
         source = address(result.place, memory)
         body.lines.append(f"copy_bytes((unsigned char *){pointer}, {source}, {each * prod(shape)});")
         body.copies = True
@@ -164,8 +181,12 @@ def write_program(
         spans.append({"name": "workspace", "bytes": f"{upper}_WORKSPACE_BYTES", "written": 1,
                       "alignment": f"{upper}_WORKSPACE_ALIGNMENT"})  # fmt: skip
     rest = ["void *workspace"] if program.workspace else []
+    proof = None if selftest is None else _proof(program, selftest, name, shown, within, copied, own)
+    tensors = [(i, a) for i, a in enumerate(program.arguments) if isinstance(a, TensorArgument)]
+    numbers_at = {a.name: f"*{memory[i]}" for i, a in tensors if a.shape == ()}
+    kinds = {a.name: a.dtype for _, a in tensors}
     return assemble(
-        name, c_target(target), library, checked, body,
+        name, c_target(target), library, checked, body, proof,
         title=f"{name}: {summary or 'a compiled function'}",
         summary=summary,
         about=[],
@@ -180,9 +201,40 @@ def write_program(
         ]),
         run_call=f"return run(args, {'workspace, ' if rest else ''}lib, threads);",
         spans=spans,
+        tests=c_tests(limits or {}, numbers_at, kinds),
         types=TYPES,
         dtypes=None,
     )  # fmt: skip
+
+
+def _proof(
+    program: Program,
+    test: SelfTest,
+    name: str,
+    shown: Sequence[str],
+    within: Mapping[int, int],
+    copied: Mapping[int, int],
+    own: Mapping[int, Piece],
+) -> Proof:
+    """How the self-test calls the function.
+
+    Raises:
+        LoweringError: if it takes or gives a number that is not in memory, or other results than the self-test has.
+    """
+    if tuple(shown) != test.results or any(isinstance(a, ScalarArgument) for a in program.arguments):
+        raise LoweringError(f"the self-test of '{name}' must be one of a function of arrays with the same results")
+    dtypes = [leaf.dtype for leaf in test.probe.info.results]
+    pieces = []
+    for index, argument in enumerate(program.arguments):
+        assert isinstance(argument, TensorArgument)
+        result = within.get(index, copied.get(index, -1))
+        dtype = argument.dtype if result < 0 else dtypes[result]
+        source = test.sources[argument.name]
+        pieces.append(Piece(member_name(argument.name), dtype, _elements(argument), source, result))
+    pieces += [dataclasses.replace(piece, dtype=dtypes[i]) for i, piece in own.items()]
+    prepare = [f"{name}_args args;", *(f"args.{piece.name} = {{{piece.name}}};" for piece in pieces)]
+    workspace = f"workspace, {name.upper()}_WORKSPACE_BYTES, " if program.workspace else ""
+    return Proof(test, pieces, f"{name}(&args, {workspace}threads)", name, prepare)
 
 
 def _in_place(program: Program, shown: Sequence[str]) -> dict[int, int]:

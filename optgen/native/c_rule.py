@@ -15,14 +15,23 @@ from optgen.native.abi import check_object
 from optgen.native.bundle import CBundle, assemble
 from optgen.native.c import ELEMENTS, SIZES, wrapped, write_body
 from optgen.native.c_ops import TYPES
+from optgen.native.c_selftest import Piece, Proof
 from optgen.native.library import Library
+from optgen.native.limits import Test, range_of
 from optgen.native.names import c_name, member_name
 from optgen.native.program import ScalarArgument, TensorArgument, TensorResult
+from optgen.native.rule_selftest import LENGTH
+from optgen.native.selftest import SelfTest
 from optgen.native.target import NativeTarget
 
 
 def write_rule(
-    spec: KernelSpec, library: Library, target: NativeTarget, name: str, values: Mapping[str, float] | None = None
+    spec: KernelSpec,
+    library: Library,
+    target: NativeTarget,
+    name: str,
+    values: Mapping[str, float] | None = None,
+    selftest: SelfTest | None = None,
 ) -> CBundle:
     """Writes the C that drives a compiled leaf function.
 
@@ -32,6 +41,7 @@ def write_rule(
         target: that it is for.
         name: what every symbol begins with; that of the module, too.
         values: hyperparameters that become the defaults.
+        selftest: its self-test; without one none is written.
 
     Raises:
         LoweringError: if the host program is not that of such a function.
@@ -68,8 +78,9 @@ def write_rule(
     rest = ["void *workspace", "size_t workspace_bytes"] if program.workspace else []
     compute = {"f32": "float", "f64": "double"}[spec.dtypes.compute]
     shown = _defaults(hypers, values or {})
+    proof = None if selftest is None else _proof(spec, selftest, name, target, bool(program.workspace))
     return assemble(
-        name, target, library, checked, body,
+        name, target, library, checked, body, proof,
         title=f"{variant.name}: {summary(variant.rule)}",
         rule=variant.rule,
         about=_about(variant.rule),
@@ -98,7 +109,10 @@ def write_rule(
             *names, "n", *(f"({compute}){_part(s, spec)}" for s in spec.scalars), *state,
             *(["workspace"] if rest else []), "lib", "threads",
         ]).strip() + ";",
-        tests=[test for h in hypers for test in _tests(h)],
+        tests=[
+            *(Test(range_of(h, "value", f"hypers->{member_name(h.name)}"), "HYPER") for h in hypers),
+            *(Test(f"isfinite(*{s})", "STATE") for s in state),
+        ],
         needed=[*(["hypers"] if hypers else []), *state],
         logs=any(s.part == "log" for s in spec.scalars),
         log_of_zero=repr(LOG_OF_ZERO),
@@ -114,6 +128,34 @@ def write_rule(
                 "alignment": f"{name.upper()}_WORKSPACE_ALIGNMENT"}] if rest else []),
         ],
     )  # fmt: skip
+
+
+def _proof(spec: KernelSpec, test: SelfTest, name: str, target: NativeTarget, workspace: bool) -> Proof:
+    """How the self-test calls the function."""
+    at = {label: i for i, label in enumerate(test.results)}
+    pieces = [
+        Piece(c_name(o.name), o.dtype, LENGTH, test.sources[o.name], at.get(o.name, -1)) for o in spec.operands
+    ] + [Piece(c_name(n), "f64", 1, test.sources[n], at[n]) for n in spec.returned]
+    calls = test.probe.info.calls
+    given = [f"{{{c_name(o.name)}}}" for o in spec.operands] + [str(LENGTH)]
+    prepare: list[str] = []
+    numbers: list[list[float]] = []
+    hypers = [h for h in spec.variant.hypers if h.name not in spec.variant.per_element]
+    for hyper in sorted(hypers, key=lambda h: h.kind != "step"):
+        if hyper.kind == "step":
+            steps = [int(c.hypers[hyper.name]) for c in calls]
+            prepare.append(f"static const uint16_t steps[CALLS] = {{{', '.join(map(str, steps))}}};")
+            given.append("steps[call]")
+            continue
+        prepare.append(f"hypers.{member_name(hyper.name)} = number({len(numbers)});")
+        numbers.append([c.hypers[hyper.name] for c in calls])
+    if numbers:
+        prepare.insert(int("steps" in prepare[0]), f"{name}_hypers hypers;")
+        given.append("&hypers")
+    given += [f"{{{c_name(n)}}}" for n in spec.returned]
+    given += ["workspace", f"{name.upper()}_WORKSPACE_BYTES"] if workspace else []
+    call = wrapped("        ", [*given, "threads"])
+    return Proof(test, pieces, f"{name}_update(\n{call}", f"{name}_update", prepare, numbers)
 
 
 def _check_signature(spec: KernelSpec, library: Library) -> None:
@@ -181,13 +223,6 @@ def _range(hyper: Hyper, default: str) -> str:
     else:
         text = "any number" if hyper.signed else "at least 0"
     return f"{text}; {'must be set' if default == 'NAN' else f'default {default}'}"
-
-
-def _tests(hyper: Hyper) -> list[str]:
-    field = f"hypers->{member_name(hyper.name)}"
-    if hyper.kind == "decay":
-        return [f"{field} >= 0.0 && {field} {'<=' if hyper.closed else '<'} 1.0"]
-    return [f"isfinite({field})"] if hyper.signed else [f"isfinite({field}) && {field} >= 0.0"]
 
 
 def _part(scalar: Scalar, spec: KernelSpec) -> str:

@@ -9,7 +9,7 @@ import os
 import re
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from optgen.errors import HyperparameterError
 from optgen.lower.style import render
 from optgen.native.js import HELPERS, write_program
 from optgen.native.library import Library
+from optgen.native.prove import prove_wasm
 from optgen.native.target import NativeTarget
 from optgen.native.wasm import link_wasm
 
@@ -38,10 +39,25 @@ ARRAYS = {
 
 @dataclass(frozen=True)
 class Package:
-    """A package in memory: its files by name."""
+    """A package in memory.
+
+    Attributes:
+        name: of its files.
+        files: by name.
+        proven: what its self-test has run on when it was compiled; empty where it has not. It is no part of the files.
+    """
 
     name: str
     files: Mapping[str, bytes] = field(repr=False)
+    proven: str = field(default="", compare=False)
+
+    def prove(self) -> Package:
+        """Runs the self-test, if there is a Node.js here: see :func:`optgen.native.prove.prove_wasm`.
+
+        Raises:
+            WrongResultError: if a result is wrong.
+        """
+        return replace(self, proven=prove_wasm(self.name, self.files))
 
     @property
     def wasm(self) -> bytes:
@@ -121,6 +137,7 @@ def make_package(
     signature: Mapping[str, Any],
     interfaces: Sequence[Interface],
     readme: Mapping[str, Any],
+    selftest: Mapping[str, Any] | None = None,
 ) -> Package:
     """The package of a compiled library.
 
@@ -133,6 +150,7 @@ def make_package(
         about: the name that ``signature`` is exported by.
         signature: what its class and its callers must know.
         interfaces: its types.
+        selftest: its self-test, from :func:`optgen.native.js_selftest.describe`; without one it has none.
         readme: what ``templates/js/KIND.md.j2`` needs besides.
 
     Raises:
@@ -164,9 +182,10 @@ def make_package(
         "signature": script_literal(signature),
         "lines": lines,
         "helpers": used,
+        "selftest": selftest is not None,
         "interfaces": interfaces,
     }
-    parts = ["memory.js", "library.js", *(["hypers.js"] if kind == "Update" else []), f"{kind.lower()}.js"]
+    parts = ["memory.js", "library.js", "hypers.js" if kind == "Update" else "limits.js", f"{kind.lower()}.js"]
     typed = ["memory.d.ts", "library.d.ts", f"{kind.lower()}.d.ts"]
     threaded = ["threads.js", "worker.js", "threads.d.ts"] if threads else []
     sources = {part: _library_file(part) for part in parts}
@@ -178,12 +197,20 @@ def make_package(
             "js/script.js.j2",
             **context, body=textwrap.indent(body, "  "), wasm=base64.b64encode(wasm).decode(), exports=exports,
         )  # fmt: skip
+    proof = {}
+    if selftest is not None:
+        proof = {
+            "selftest.js": render("js/selftest.js.j2", **context, test=script_literal(selftest)),
+            "selftest.d.ts": render("js/selftest.d.ts.j2"),
+            "lib/selftest.js": _library_file("selftest.js"),
+        }
     texts = {
+        **proof,
         "index.js": render("js/index.js.j2", **context),
         "index.d.ts": render("js/index.d.ts.j2", **context),
         **script,
         "README.md": render(f"js/{kind.lower()}.md.j2", **context, **readme),
-        "package.json": _package_json(name, title, threads),
+        "package.json": _package_json(name, title, threads, selftest is not None),
         **{f"lib/{part}": text for part, text in sources.items()},
         **{f"lib/{part}": _library_file(part) for part in (*typed, *threaded)},
     }
@@ -231,7 +258,7 @@ def _plain(text: str) -> str:
     return "\n".join(line.removeprefix("export ") for line in lines)
 
 
-def _package_json(name: str, title: str, threads: bool) -> str:
+def _package_json(name: str, title: str, threads: bool, selftest: bool) -> str:
     script = f"./{name}.script.js"
     described: dict[str, Any] = {
         "name": f"optgen-{name}",
@@ -251,6 +278,9 @@ def _package_json(name: str, title: str, threads: bool) -> str:
         "engines": {"node": ">=18"},
         "keywords": ["optimizer", "training", "wasm", "webassembly", "optgen"],
     }
+    if selftest:
+        described["exports"]["./selftest"] = {"types": "./selftest.d.ts", "default": "./selftest.js"}
+        described["files"] += ["selftest.js", "selftest.d.ts"]
     if not threads:
         described["exports"]["./script"] = described["unpkg"] = described["jsdelivr"] = script
         described["files"].append(f"{name}.script.js")

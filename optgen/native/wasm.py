@@ -9,6 +9,7 @@ from pathlib import Path
 
 from optgen.compiler.driver import compiler_version
 from optgen.errors import CompileError, CompilerNotFoundError
+from optgen.native.wasm_math import math_object, missing
 
 #: What a kernel may use of the stack, in bytes: twice what the compiler allows itself.
 STACK = 65536
@@ -24,6 +25,8 @@ _SHARED = (
     "--shared-memory", "--import-memory", "--export=__stack_pointer", f"--initial-memory={INITIAL_MEMORY}",
     f"--max-memory={MOST_MEMORY}",
 )  # fmt: skip
+# What the linker asks of every object that is to share memory.
+_SHARED_FEATURES = ("atomics", "bulk-memory", "mutable-globals")
 
 
 @cache
@@ -64,7 +67,11 @@ def link_wasm(code: bytes, query: str, *, threads: bool = False) -> bytes:
         folder = Path(name)
         (folder / "library.o").write_bytes(code)
         memory = _SHARED if threads else ("--export-memory",)
-        command = [linker(), *_FLAGS, *memory, f"--export={query}", "library.o", "-o", "library.wasm"]
+        objects = ["library.o"]
+        if names := missing(code):
+            (folder / "math.o").write_bytes(math_object(names, _SHARED_FEATURES if threads else ()))
+            objects.append("math.o")
+        command = [linker(), *_FLAGS, *memory, f"--export={query}", *objects, "-o", "library.wasm"]
         result = subprocess.run(command, cwd=folder, capture_output=True, text=True)
         if result.returncode != 0:
             lines = [line for line in result.stderr.splitlines() if "error:" in line]

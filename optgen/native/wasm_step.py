@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from math import prod
 from typing import Any
 
 from optgen.errors import LoweringError
+from optgen.native.js_selftest import describe
 from optgen.native.library import compile_library
+from optgen.native.limits import Limit
 from optgen.native.package import ARRAYS, Field, Interface, Package, check_name, make_package, record
 from optgen.native.program import Copy, Literal, Number, Place, Program, TensorArgument, TensorResult
+from optgen.native.selftest import SelfTest
 from optgen.native.target import NativeTarget
 
 #: What the workspace's pieces are aligned to as well: the package places all arguments itself.
@@ -24,6 +28,8 @@ def step_package(
     arguments: Sequence[str],
     results: Sequence[str],
     title: str = "",
+    limits: Mapping[str, Limit] | None = None,
+    selftest: SelfTest | None = None,
     flags: Sequence[str] = (),
     use_cache: bool = True,
 ) -> Package:
@@ -40,6 +46,8 @@ def step_package(
         arguments: a name for each of the function's arguments.
         results: a name for each of its results.
         title: one line on it.
+        limits: what numbers among the arguments must be, and what state begins with, by name.
+        selftest: calls, and what must come of them; without it the package has no self-test.
         flags: for iree-compile, beside the target's.
         use_cache: whether the compiled library may come from the cache.
 
@@ -65,6 +73,7 @@ def step_package(
             "dtype": each.dtype if isinstance(each, TensorArgument) else each.type,
             "shape": list(each.shape) if isinstance(each, TensorArgument) else None,
             "written": tensor and each.name in results,
+            **({} if (limit := (limits or {}).get(each.name)) is None or limit.zeros else {"limit": limit.to_json()}),
         })  # fmt: skip
     given: list[dict[str, Any]] = []
     for label, result in zip(results, program.results, strict=True):
@@ -76,11 +85,15 @@ def step_package(
             "argument": label if label in arguments else None,
         })  # fmt: skip
     signature = {"name": name, "arguments": taken, "results": given}
+    test = None
+    if selftest is not None:
+        sizes = [(a["name"], a["dtype"], prod(a["shape"])) for a in taken]
+        test = describe(selftest, sizes, {r["name"]: r["argument"] for r in given if r["argument"]}, {})
     returned = [each for each in given if each["argument"] is None]
     return make_package(
         name, library, target, kind="Step", about="signature", signature=signature, title=title or name,
         interfaces=_interfaces(taken, returned),
-        readme={"taken": taken, "returned": returned, "arrays": ARRAYS},
+        readme={"taken": taken, "returned": returned, "arrays": ARRAYS}, selftest=test,
     )  # fmt: skip
 
 

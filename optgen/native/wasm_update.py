@@ -14,8 +14,10 @@ from optgen.lower import lower
 from optgen.lower.emit import alignment
 from optgen.lower.leaf import emit_leaf
 from optgen.lower.style import module_name
+from optgen.native.js_selftest import describe
 from optgen.native.library import compile_library
 from optgen.native.package import ARRAYS, Field, Interface, Package, check_name, make_package, record
+from optgen.native.rule_selftest import LENGTH, rule_selftest
 from optgen.native.target import NativeTarget
 
 _RANGES = {"decay": "in [0, 1)", "step": "a whole number of at least 1", "scalar": "at least 0"}
@@ -30,6 +32,7 @@ def update_package(
     name: str | None = None,
     defaults: Mapping[str, float] | None = None,
     use_cache: bool = True,
+    check: bool = True,
 ) -> Package:
     """Compiles a rule to a package that updates leaves, and trees of them, in place.
 
@@ -40,6 +43,7 @@ def update_package(
         name: of the package; by default the variant's, as npm allows it.
         defaults: hyperparameter values that replace the rule's own defaults.
         use_cache: whether the compiled library may come from the cache.
+        check: whether the self-test is run, where there is a Node.js; ``proven`` of the result says so.
 
     Returns:
         The package.
@@ -48,6 +52,7 @@ def update_package(
         LoweringError: for a rule that does not run in place, or needs to see the whole tree, or accumulates grads.
         HyperparameterError: for a default that the rule forbids, or a name that npm does.
         CompileError: if the compiler refuses the module.
+        WrongResultError: if its code is wrong in Node.js.
         CompilerNotFoundError: if JAX or the compiler is not installed.
     """
     rule, defaults = variant.rule, dict(defaults or {})
@@ -66,7 +71,7 @@ def update_package(
         if slot.init not in (0, "param") and SIZES[dtypes.slot(slot.name)] < 4:
             raise LoweringError(f"state '{slot.name}' begins with {slot.init}, which is written as f32 or f64 alone: "
                                 f"use f32 state")  # fmt: skip
-    mlir = emit_leaf(spec, kernel.graph, kernel.plan, name=module_name(spec), halves=target.halves)
+    mlir = emit_leaf(spec, *kernel.expanded(), name=module_name(spec), halves=target.halves)
     names = [o.name for o in spec.operands] + [s.name.removeprefix("h_") for s in spec.scalars]
     library = compile_library(mlir, target.flags, alignment=alignment(spec), names=names, use_cache=use_cache)
     hypers = tuple(
@@ -86,12 +91,19 @@ def update_package(
         "init": {slot.name: slot.init for slot in variant.slots if slot.init != 0},
         "leafwise": kernel.plan.leafwise,
     }
-    return make_package(
+    test = rule_selftest(kernel)
+    given = {h.name: [c.hypers[h.name] for c in test.probe.info.calls] for h in hypers}
+    given |= {name: [c.hypers[name] for c in test.probe.info.calls] for name in rule.scalars}
+    operands = [(o.name, o.dtype, LENGTH) for o in spec.operands]
+    selftest = describe(test, operands, {o.name: o.name for o in spec.results}, given)
+    package = make_package(
         check_name(name or _name(variant.name)), library, target, kind="Update", about="rule", signature=signature,
         title=f"{variant.name}: {_first_line(rule.doc)}", interfaces=_interfaces(spec, hypers),
         readme={"operands": spec.operands, "hypers": hypers, "doc": rule.doc, "source": rule.source,
                 "arrays": ARRAYS, "example": _example(spec, hypers)},
+        selftest=selftest,
     )  # fmt: skip
+    return package.prove() if check else package
 
 
 def _name(variant: str) -> str:

@@ -8,5 +8,7 @@ from optgen.runtime.files import write_arrays as write_arrays
 from optgen.runtime.loading import load as load
 from optgen.runtime.loading import prebuilt as prebuilt
 from optgen.runtime.optimizer import Optimizer as Optimizer
+from optgen.runtime.saved import load_state as load_state
+from optgen.runtime.saved import save_state as save_state
 from optgen.runtime.transform import BoundTree as BoundTree
 from optgen.runtime.transform import TreeOptimizer as TreeOptimizer

@@ -45,6 +45,10 @@ class CompiledFunction:
         self._elements = sum(int(np.prod(leaf.shape)) for leaf in manifest.inputs)
         choose(manifest, self._device(), "function")  # fail now, not at the first call
 
+    def __getstate__(self) -> dict[str, Any]:
+        # What is loaded belongs to this process's devices: a copy loads for itself.
+        return {**self.__dict__, "_module": None}
+
     @property
     def manifest(self) -> FunctionManifest:
         """What the bundle says about itself."""

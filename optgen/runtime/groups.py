@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
 from optgen.errors import HyperparameterError
 from optgen.hyper import Hyper
+from optgen.runtime.tree import show
 
 #: A group's factor for ``lr``, where the rule has no hyperparameter of that name.
 SCALE = "lr_scale"
@@ -35,11 +36,17 @@ class Group:
             values["lr"] *= self.scale
         return values
 
+    def value(self, name: str, common: Any) -> Any:
+        """One of them."""
+        found = self.numbers.get(name, common)
+        return found * self.scale if name == "lr" and self.scale != 1.0 else found
+
 
 class Groups:
     """The groups of an optimizer.
 
     All patterns that match a leaf's path apply to it; where two have the same hyperparameter, the first one's counts.
+    A leaf's own path matches as it is, brackets and all.
 
     Args:
         patterns: from each pattern, as of ``fnmatch``, to hyperparameters. ``*`` matches dots and slashes too, and a
@@ -61,6 +68,7 @@ class Groups:
                     f"'groups' must map patterns of paths to dicts of hyperparameters (got {pattern!r}: {numbers!r})"
                 )
             self._patterns.append((pattern, {n: _check(n, v, pattern, hyper, common) for n, v in numbers.items()}))
+        self._unmatched = tuple(pattern for pattern, _ in self._patterns)
         self._none = Group(0)
         self._known: dict[tuple[int, ...], Group] = {(): self._none}
         self._scaled_by = "" if _has(hyper, SCALE) else SCALE
@@ -69,12 +77,7 @@ class Groups:
         """The group of the leaf at ``path``."""
         if not self._patterns:
             return self._none
-        dotted = path.replace("/", ".")
-        found = tuple(
-            i
-            for i, (pattern, _) in enumerate(self._patterns)
-            if fnmatchcase(path, pattern) or fnmatchcase(dotted, pattern)
-        )
+        found = tuple(i for i, (pattern, _) in enumerate(self._patterns) if matches(pattern, path))
         if found not in self._known:
             numbers: dict[str, float] = {}
             for i in reversed(found):
@@ -82,6 +85,41 @@ class Groups:
             scale = numbers.pop(self._scaled_by, 1.0)
             self._known[found] = Group(len(self._known), numbers, scale)
         return self._known[found]
+
+    def check(self, paths: Collection[str]) -> None:
+        """:func:`check_matches` of the first params that the groups are used for."""
+        if not self._unmatched or not paths:
+            return
+        check_matches(self._unmatched, paths)
+        self._unmatched = ()
+
+
+def matches(pattern: str, path: str) -> bool:
+    """Whether ``pattern``, as of ``fnmatch``, with slashes or dots, is for the leaf at ``path``."""
+    dotted = path.replace("/", ".")
+    return pattern in (path, dotted) or fnmatchcase(path, pattern) or fnmatchcase(dotted, pattern)
+
+
+def check_matches(patterns: Iterable[str], paths: Collection[str]) -> None:
+    """Refuses patterns that match none of ``paths``.
+
+    Raises:
+        HyperparameterError: naming the first of them, and the path that is nearest to it.
+    """
+    for pattern in patterns:
+        if not any(matches(pattern, path) for path in paths):
+            raise HyperparameterError(f"'groups' must match leaves of the params: {no_match(pattern, paths)}")
+
+
+def no_match(pattern: str, paths: Iterable[str]) -> str:
+    """What to say of a pattern that matches none of ``paths``: which of them is nearest to it."""
+    from difflib import get_close_matches
+
+    known = list(paths)
+    spelled = {p: p for p in known} | {p.replace("/", "."): p for p in known}
+    near = get_close_matches(pattern, spelled, n=1, cutoff=0.0)
+    nearest = f"; the nearest is {show(spelled[near[0]])}" if near else ""
+    return f"{pattern!r} matches none of the {len(known)} leaves{nearest}"
 
 
 def _has(hyper: Callable[[str], Hyper], name: str) -> bool:

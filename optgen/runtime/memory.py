@@ -19,6 +19,9 @@ from optgen.runtime.tree import show
 #: Alignment of the arrays that optgen allocates: what the compiler's widest loads like.
 ALIGNMENT = 64
 
+#: Elements up to which strides of no simple order are followed to each element; beyond it they count as overlapping.
+_COUNTED = 2**22
+
 
 @dataclass(slots=True)
 class Leaf:
@@ -215,6 +218,42 @@ def writable_alias(array: np.ndarray) -> np.ndarray:
         return array
     memory = (ctypes.c_char * array.nbytes).from_address(array.ctypes.data)
     return np.ndarray(array.shape, array.dtype, memoryview(memory))
+
+
+def overlaps_itself(array: np.ndarray) -> bool:
+    """Whether elements of ``array`` share memory with one another, as those of broadcast views and windows do."""
+    if array.flags.c_contiguous or array.size < 2:
+        return False
+    steps = sorted(
+        (abs(stride), extent) for stride, extent in zip(array.strides, array.shape, strict=True) if extent > 1
+    )
+    reach = array.itemsize
+    for stride, extent in steps:
+        if stride < reach:
+            break  # this dimension's steps lie between those of smaller ones: they may meet, or not
+        reach += stride * (extent - 1)
+    else:
+        return False
+    if steps[0][0] < array.itemsize or array.size > _COUNTED:
+        return True
+    places = np.zeros(1, np.int64)
+    for stride, extent in steps:
+        places = np.add.outer(places, np.arange(extent, dtype=np.int64) * stride).reshape(-1)
+    places.sort()
+    return bool((np.diff(places) < array.itemsize).any())
+
+
+def check_own_memory(array: np.ndarray, what: str) -> None:
+    """Refuses an array to be written whose elements share memory with one another.
+
+    Raises:
+        LeafError: naming it.
+    """
+    if overlaps_itself(array):
+        raise LeafError(
+            f"{what} must have memory of its own for each element (it is a broadcast view, or one of overlapping "
+            "windows): update a copy of it"
+        )
 
 
 def check_overlap(leaves: Sequence[tuple[Leaf, str, bool]]) -> None:

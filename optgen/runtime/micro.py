@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Collection, Mapping, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from optgen.artifact import KernelInfo
+from optgen.artifact import KernelInfo, MicroInfo
+from optgen.runtime.counts import number_of
 from optgen.runtime.execute import prepare, run_together, scalar_state
+from optgen.runtime.tree import leaves_of
 
 if TYPE_CHECKING:
     from optgen.runtime.optimizer import Optimizer, Work
@@ -21,6 +23,7 @@ class MicroStep:
 
     Attributes:
         every: which step updates.
+        count: the name of the number of grads in the mean.
         calls: one for each kernel.
     """
 
@@ -28,6 +31,7 @@ class MicroStep:
         info = optimizer.manifest.micro
         assert info is not None
         self._optimizer, self._info = optimizer, info
+        self.count = info.count
         self.every = optimizer.manifest.baked.get(info.every, 1.0)
         groups: dict[str, tuple[KernelInfo, list[list[Any]]]] = {}
         for work in works:
@@ -55,5 +59,18 @@ class MicroStep:
         """Adds the grads to the mean."""
         count = self._optimizer.scalar(state, self._info.count)
         run_together(self.calls, [[count]] * len(self.calls))
-        if self.calls:
-            (state[self._info.count],) = scalar_state(self.calls).values()
+        (state[self._info.count],) = scalar_state(self.calls).values() if self.calls else (count + 1,)
+
+
+#: In a state while a mean is being made: the leaves that had no grad yet, by path.
+UNSEEN = "unseen"
+
+
+def window(state: Mapping[str, Any], info: MicroInfo, absent: Collection[str]) -> frozenset[str]:
+    """Of leaves that have no grad at this step, those that had none since the mean was last used.
+
+    As torch's ``p.grad`` does, the mean then counts nothing for them; a leaf that has had a grad counts a zero.
+    """
+    if number_of(state, info.count) == 0:
+        return frozenset(absent)
+    return frozenset(absent) & leaves_of(state.get(UNSEEN)).keys()

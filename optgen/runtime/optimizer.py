@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,17 @@ from optgen.errors import HyperparameterError, LeafError, TreeError
 from optgen.hyper import Hyper, part
 from optgen.runtime import memory
 from optgen.runtime.bound import BoundStep
+from optgen.runtime.counts import LEAF_STEP, LeafCounts, Own, count_of, number_of
 from optgen.runtime.device import Device, get_device
 from optgen.runtime.execute import prepare, run_together, scalar_state
 from optgen.runtime.groups import Groups
+from optgen.runtime.idle import idle_hypers, refuse_idle
 from optgen.runtime.memory import Leaf
-from optgen.runtime.micro import MicroStep
+from optgen.runtime.micro import UNSEEN, MicroStep, window
 from optgen.runtime.module import LoadedModule, check_runtime
 from optgen.runtime.recall import Recalled
 from optgen.runtime.select import choose
+from optgen.runtime.torch_grads import fetch_grad, home_of
 from optgen.runtime.tree import is_tree, leaves_of, map_tree, match, show
 
 
@@ -95,11 +98,15 @@ class Optimizer:
         #: Kernels that are known to work in the arrays' own memory.
         self.trusted: set[str] = set()
         self._recalled: Recalled | None = None
+        self.counts = LeafCounts(bundle.manifest)
         self._shaped = {o.name for kernel in self._kernels for o in kernel.shaped}
         self._hypers = {h.name: h for h in bundle.manifest.hypers}
         self._defaults = {h.name: h.default for h in bundle.manifest.hypers if h.default is not None}
         for name, value in (defaults or {}).items():
             self._defaults[name] = self._hyper(name).check(value)
+        starts = set(bundle.manifest.init.values())
+        if unread := [n for n in defaults or {} if n not in starts and n in self.idle]:
+            self.check_given(unread)
         tensors = dict.fromkeys(bundle.manifest.per_element, "it is a tensor of each leaf's shape")
         self.groups = Groups(
             bundle.manifest.groups if groups is None else groups, self._hyper, {**_common(bundle.manifest), **tensors}
@@ -112,6 +119,10 @@ class Optimizer:
             return
         self.device_name = device
         choose(self._kernels[0], self.device)  # a device asked for by name: fail now, not at a step
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What is loaded belongs to this process's devices: a copy loads for itself.
+        return {**self.__dict__, "_modules": {}, "_recalled": None, "trusted": set(self.trusted)}
 
     @property
     def manifest(self) -> Manifest:
@@ -146,6 +157,7 @@ class Optimizer:
         """
         leaves = {path: memory.as_leaf(value, path, "params") for path, value in leaves_of(params).items()}
         self._check_layout(leaves)
+        self.groups.check(leaves)
         kernels = {path: self._kernel_for(leaf, None, None) for path, leaf in leaves.items()}
         first = self._first_values(hypers, leaves)
         state: dict[str, Any] = {"step": 0, **self.manifest.scalars}
@@ -169,7 +181,7 @@ class Optimizer:
             if is_tree(value):
                 found = match(leaves, value, name)
             else:
-                found = {path: self.groups.of(path).numbers.get(name, value) for path in leaves}
+                found = {path: self.groups.of(path).value(name, value) for path in leaves}
             if name in hypers or name in self.manifest.init.values():
                 values[name] = {path: hyper.check(_number(v)) for path, v in found.items()}
         for start in self.manifest.init.values():
@@ -194,15 +206,7 @@ class Optimizer:
         Raises:
             TreeError: if the state lacks it, or it is no finite number.
         """
-        try:
-            number = float(_number(state[name]))
-        except KeyError:
-            raise TreeError(f"'state' must have '{name}' (it has {', '.join(map(repr, state))})") from None
-        except (TypeError, ValueError):
-            number = math.nan
-        if not math.isfinite(number):
-            raise TreeError(f"state '{name}' must be a finite number (got {state[name]!r})")
-        return number
+        return number_of(state, name)
 
     def bind(self, params: Any, grads: Any, state: MutableMapping[str, Any]) -> BoundStep:
         """A prepared step on these very arrays: ``bound.step(lr=...)`` does nothing but call the module.
@@ -215,13 +219,19 @@ class Optimizer:
         Raises:
             TreeError, LeafError, OverlapError: as :meth:`step`, and if a leaf's memory cannot be used as it is.
         """
-        return BoundStep(self, self._collect(self._trees(params, grads, state, {})), state)
+
+        def collect(state: MutableMapping[str, Any]) -> tuple[list[Work], list[str]]:
+            lacking: list[str] = []
+            return self._collect(self._trees(params, grads, state, {}), lacking, follow=False), lacking
+
+        return BoundStep(self, *collect(state), state, collect)
 
     def _trees(self, params: Any, grads: Any, state: Any, hypers: Mapping[str, Any]) -> dict[str, Any]:
         """A tree for each operand."""
         manifest = self.manifest
         if not isinstance(state, Mapping) or "step" not in state:
             raise TreeError("'state' must be what init or the last step returned: a dict with 'step'")
+        count_of(state["step"])
         if missing := [n for n in (*manifest.state, *manifest.scalars) if n not in state]:
             raise TreeError(f"'state' must have '{missing[0]}' (it has {', '.join(map(repr, state))})")
         inputs = dict.fromkeys(manifest.inputs, grads)
@@ -264,40 +274,64 @@ class Optimizer:
         simple = type(state) is dict and not manifest.per_element and not any(is_tree(v) for v in hypers.values())
         if simple and self._step_again(list(trees.values()), state, hypers):
             return params, state
-        works = self._collect(trees)
+        if hypers:
+            self.check_given(hypers)
+        lacking: list[str] = []
+        works = self._collect(trees, lacking)
+        unseen = frozenset[str]()
+        if manifest.micro is not None and (lacking or UNSEEN in state):
+            simple, unseen = False, window(state, manifest.micro, lacking)
+            if fed := [path for path in lacking if path not in unseen]:
+                trees = self._with_zeros(trees, fed)
+                works = self._collect(trees)
+                lacking = [path for path in lacking if path in unseen]
+        own = self.counts.behind(state, self.counts.of(state), lacking)
+        if unknown := own.keys() - leaves_of(params).keys():
+            raise TreeError(f"state '{LEAF_STEP}' must have paths of the params (got {min(unknown)!r})")
         if simple and works and all(a is x.array for w in works for a, x in zip(w.arrays, w.leaves, strict=True)):
-            bound = BoundStep(self, works, state)
+            bound = BoundStep(self, works, lacking, state)
             bound.step(**hypers)
             bound.state = {}
             written = [name not in manifest.inputs for name in trees]
             self._recalled = Recalled(list(trees.values()), written, bound) if bound.release() else None
             return params, state
-        count = int(state["step"]) + 1
+        count = count_of(state["step"]) + 1
         numbers = {n: v for n, v in hypers.items() if n not in manifest.per_element}
         if manifest.micro is not None:
             micro = MicroStep(self, works)
             given = {**numbers, **({"step": count} if self.counts_steps else {})}
             micro.set(self._resolve(given, leaves_of(params))(None))
             if not micro.due(state):
-                new_state = {**state}
+                new_state = {**state, UNSEEN: dict.fromkeys(sorted(unseen), 1)}
+                if not unseen:
+                    del new_state[UNSEEN]
                 micro.run(new_state)
                 new_state[manifest.micro.state] = self._write_back(works, trees, [manifest.micro.state])[
                     manifest.micro.state
                 ]
                 return params, new_state
         numbers |= {n: self.scalar(state, n) for n in manifest.scalars}
-        results = self._apply(works, trees, {**numbers, **({"step": count} if self.counts_steps else {})})
+        new: dict[str, tuple[float, ...]] = {}
+        given = {**numbers, **({"step": count} if self.counts_steps else {})}
+        results = self._apply(works, trees, given, own, new)
+        if manifest.micro is not None and not works:
+            results[manifest.micro.count] = 0.0
         if isinstance(state, dict) and all(results[n] is state[n] for n in manifest.state):
             new_state = state
         else:
             new_state = {**state, **{n: results[n] for n in manifest.state}}
-        new_state.update({"step": count, **{n: results[n] for n in manifest.scalars}})
+        scalars = {n: results[n] for n in manifest.scalars}
+        behind = self.counts.after(own, new, lacking, self.counts.grown(state, scalars))
+        new_state.update({"step": count, **scalars, **behind})
+        new_state.pop(UNSEEN, None)
         return results[self.manifest.param], new_state
 
     def _step_again(self, trees: list[Any], state: dict[str, Any], hypers: Mapping[str, Any]) -> bool:
         """The step on the very arrays of the one before, if they are those."""
         recalled = self._recalled
         if recalled is None or (leaves := recalled.matches(trees)) is None or not recalled.bound.usable:
+            return False
+        if not recalled.bound.fits(state):
             return False
         bound = recalled.bound
         bound.state = state
@@ -323,8 +357,34 @@ class Optimizer:
         """
         return self._apply(self._collect(trees), trees, hypers)
 
-    def _apply(self, works: list[Work], trees: Mapping[str, Any], hypers: Mapping[str, Any]) -> dict[str, Any]:
-        """:meth:`apply` on leaves that have been collected from ``trees``."""
+    def _with_zeros(self, trees: Mapping[str, Any], paths: Sequence[str]) -> dict[str, Any]:
+        """``trees`` with grads of zero for the leaves ``paths``, which have none."""
+        found, params = dict(trees), leaves_of(trees[self.manifest.param])
+        leaves = {path: memory.as_leaf(params[path], path, "params") for path in paths}
+        for name in self.manifest.inputs:
+            grads = dict(leaves_of(trees[name]))
+            for path, leaf in leaves.items():
+                dtype = self._kernel_for(leaf, None, None).operand(name).dtype
+                zeros = memory.packed({path: (leaf.array.shape, dtype)})[path]
+                grads[path] = memory.to_kind(zeros, dtype, "numpy")
+            found[name] = grads
+        return found
+
+    def _apply(
+        self,
+        works: list[Work],
+        trees: Mapping[str, Any],
+        hypers: Mapping[str, Any],
+        own: Mapping[str, Own] | None = None,
+        new: dict[str, tuple[float, ...]] | None = None,
+    ) -> dict[str, Any]:
+        """:meth:`apply` on leaves that have been collected from ``trees``.
+
+        Args:
+            works, trees, hypers: what is to be done.
+            own: the counts and scalar state of leaves that have their own.
+            new: gets what their scalar state is then.
+        """
         scalars = {n: self.scalar(hypers, n) if n in hypers else v for n, v in self.manifest.scalars.items()}
         hypers = {n: v for n, v in hypers.items() if n not in scalars}
         common = _common(self.manifest)
@@ -336,10 +396,12 @@ class Optimizer:
         resolve = self._resolve(hypers, leaves_of(trees[self.manifest.param]))
         for work in works:
             values = {**resolve(work.path), **scalars}
+            if own and (mine := own.get(work.path)) is not None:
+                values |= {"step": mine[0] + 1, **dict(zip(self.counts.scalars, mine[1:], strict=True))}
             work.scalars = tuple(part(values[s.hyper], s.part) for s in work.kernel.scalars)
         names = [o.name for o in self.manifest.kernels[0].operands if o.role != "input"]
         if works:
-            scalars |= self._run(works)
+            scalars |= self._run(works, own or {}, {} if new is None else new)
         return {**self._write_back(works, trees, names), **scalars}
 
     def _write_back(self, works: list[Work], trees: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
@@ -359,7 +421,16 @@ class Optimizer:
 
     # Collecting and checking: nothing is written before all of it has passed.
 
-    def _collect(self, trees: Mapping[str, Any]) -> list[Work]:
+    def _collect(
+        self, trees: Mapping[str, Any], lacking: list[str] | None = None, *, follow: bool = True
+    ) -> list[Work]:
+        """The leaves of an update, checked.
+
+        Args:
+            trees: a tree for each operand.
+            lacking: gets the paths of the params that have no grad.
+            follow: whether to look where the grads of packed torch parameters are now.
+        """
         manifest = self.manifest
         raw = leaves_of(trees[manifest.param])
         others = {
@@ -367,9 +438,17 @@ class Optimizer:
             for name, tree in trees.items()
             if name != manifest.param
         }
+        if follow and manifest.inputs:
+            first = manifest.inputs[0]
+            homes = {path: home for path, home in others[first].items() if home_of(raw[path]) is home}
+            gone = {path for path, home in homes.items() if not fetch_grad(raw[path], home, path)}
+            others[first] = {path: grad for path, grad in others[first].items() if path not in gone}
         skipped = {p for p in raw for n in manifest.inputs if p not in others.get(n, raw)}
+        if lacking is not None:
+            lacking += [path for path in raw if path in skipped]
         params = {p: memory.as_leaf(v, p, "params") for p, v in raw.items()}
         self._check_layout(params)
+        self.groups.check(params)
         works, spans = [], []
         names = {name: self._tree_name(name) for name in trees}
         as_leaf = memory.as_leaf
@@ -453,6 +532,19 @@ class Optimizer:
                     f"this bundle was compiled for a fixed layout: at {show(path)} it expects {wanted} (got {given})"
                 )
 
+    @cached_property
+    def idle(self) -> frozenset[str]:
+        """The hyperparameters that no step reads."""
+        return idle_hypers(self.bundle)
+
+    def check_given(self, hypers: Iterable[str]) -> None:
+        """Refuses hyperparameters, of a step, that would have no effect.
+
+        Raises:
+            HyperparameterError: naming the first.
+        """
+        refuse_idle(self.idle, dict.fromkeys(hypers), self.manifest.init, self.manifest.rule)
+
     def _hyper(self, name: str) -> Hyper:
         if name in self._hypers:
             return self._hypers[name]
@@ -515,8 +607,10 @@ class Optimizer:
 
     # Running.
 
-    def _run(self, works: Sequence[Work]) -> dict[str, float]:
-        """Updates the leaves. Returns the new scalar state."""
+    def _run(
+        self, works: Sequence[Work], own: Mapping[str, Own], new: dict[str, tuple[float, ...]]
+    ) -> dict[str, float]:
+        """Updates the leaves. Returns the new scalar state of the tree; ``new`` gets that of leaves with their own."""
         device = self.device
         groups: dict[tuple[str, int, tuple[float, ...]], list[Work]] = {}
         for work in works:
@@ -527,7 +621,15 @@ class Optimizer:
             arrays, numbers = [work.arrays for work in group], [work.number for work in group]
             calls.append(prepare(device, *self.module(kernel, device), kernel, arrays, numbers))
         run_together(calls, [scalars for _, _, scalars in groups])
-        return scalar_state(calls)
+        mains = []
+        for call, group in zip(calls, groups.values(), strict=True):
+            mine = [work.path for work in group if work.path in own]
+            made = scalar_state([call]) if mine else {}
+            new.update(dict.fromkeys(mine, tuple(made[name] for name in self.counts.scalars if made)))
+            if len(mine) < len(group):
+                mains.append(call)
+        found = scalar_state(mains or calls)
+        return found if mains else {n: v for n, v in found.items() if n not in self.counts.scalars}
 
     @property
     def device(self) -> Device:
@@ -567,10 +669,8 @@ def _check_writable(leaf: Leaf, tree: str) -> None:
     flags = leaf.array.flags
     if not flags.writeable:
         raise LeafError(f"{tree} {show(leaf.path)} must be writable (it is read-only)")
-    if not flags.c_contiguous and _repeats(leaf.array):
-        raise LeafError(
-            f"{tree} {show(leaf.path)} must have memory of its own for each element (it is a broadcast view)"
-        )
+    if not flags.c_contiguous:
+        memory.check_own_memory(leaf.array, f"{tree} {show(leaf.path)}")
 
 
 def _kernel_memory(leaf: Leaf, written: bool) -> np.ndarray:
@@ -579,10 +679,6 @@ def _kernel_memory(leaf: Leaf, written: bool) -> np.ndarray:
     if (written and leaf.kind == "jax") or not usable:
         return memory.aligned_copy(leaf.array, leaf.dtype)
     return leaf.array
-
-
-def _repeats(array: np.ndarray) -> bool:
-    return any(stride == 0 and extent > 1 for stride, extent in zip(array.strides, array.shape, strict=True))
 
 
 def _number(value: Any) -> Any:

@@ -10,14 +10,19 @@ from __future__ import annotations
 import sys
 import weakref
 from collections.abc import Mapping, Sequence
-from typing import Any
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from optgen.runtime.bound import BoundStep
 from optgen.runtime.memory import kind_of
+from optgen.runtime.torch_grads import place_of_grad
+
+if TYPE_CHECKING:
+    from optgen.runtime.bound import BoundStep
 
 _ARRAYS = {np.ndarray}
+_SIZE, _DTYPE = attrgetter("size"), attrgetter("dtype")
 
 
 class Recalled:
@@ -50,6 +55,13 @@ class Recalled:
         self._alive = True
         self._refs = [weakref.ref(leaf, self._died) for leaf in leaves if leaf is not None]
         self._plain = set(map(type, leaves)) == {np.ndarray}
+        plain = list(enumerate(leaves)) if self._plain else []
+        self._deep = [i for i, leaf in plain if leaf.ndim > 1]
+        self._closed = [i for i, leaf in plain if not leaf.flags.carray]
+        flat = self._plain and all(
+            type(t) is np.ndarray or (isinstance(t, Mapping) and set(map(type, t.values())) == _ARRAYS) for t in trees
+        )
+        self._flat = [None if type(t) is np.ndarray else tuple(t) for t in trees] if flat else []
         self.probes = self._probe(leaves)
 
     def _died(self, _: Any) -> None:
@@ -57,8 +69,13 @@ class Recalled:
 
     def _probe(self, leaves: list[Any]) -> Any:
         """What changes when one of the objects gets other memory, or may not be written any more."""
-        if self._plain:  # as below, in half the time
-            return [leaf.nbytes for leaf in leaves], [leaf.flags.writeable for leaf in leaves]
+        if self._plain:  # as below, in a third of the time: arrays that are bound are contiguous, which flags say, too
+            found: list[Any] = [list(map(_SIZE, leaves)), list(map(_DTYPE, leaves)), [a.flags.carray for a in leaves]]
+            if self._deep:
+                found.append([leaves[i].shape for i in self._deep])
+            if self._closed:
+                found.append([leaves[i].flags.num for i in self._closed])
+            return found
         return [_probe(leaf) for leaf in leaves]
 
     def matches(self, trees: Sequence[Any]) -> list[Any] | None:
@@ -66,11 +83,21 @@ class Recalled:
         if not self._alive:
             return None
         leaves: list[Any] = []
-        keys: list[Any] = []
-        for tree in trees:
-            _outline(tree, leaves, keys)
-        same = list(map(id, leaves)) == self.ids and keys == self.keys and self._probe(leaves) == self.probes
-        return leaves if same else None
+        if self._flat:
+            for tree, names in zip(trees, self._flat, strict=True):
+                if names is None:
+                    leaves.append(tree)
+                elif isinstance(tree, dict | Mapping) and tuple(tree) == names:
+                    leaves += tree.values()
+                else:
+                    return None
+            same = list(map(id, leaves)) == self.ids
+        else:
+            keys: list[Any] = []
+            for tree in trees:
+                _outline(tree, leaves, keys)
+            same = list(map(id, leaves)) == self.ids and keys == self.keys
+        return leaves if same and self._probe(leaves) == self.probes else None
 
 
 def _outline(tree: Any, leaves: list[Any], keys: list[Any]) -> None:
@@ -94,12 +121,20 @@ def _outline(tree: Any, leaves: list[Any], keys: list[Any]) -> None:
 
 
 def _probe(leaf: Any) -> Any:
-    """What changes when the same object gets other memory, or may not be written any more."""
-    if type(leaf) is np.ndarray:
-        return leaf.nbytes, leaf.flags.writeable
+    """What changes when the same object gets other memory or a new layout, or may not be written any more."""
+    if isinstance(leaf, np.ndarray):
+        return leaf.shape, leaf.strides, leaf.dtype, leaf.flags.writeable
     if getattr(leaf, "__optgen_array__", False):
-        return id(leaf.data), leaf.data.flags.writeable
+        data = leaf.data
+        return id(data), data.shape, data.strides, data.dtype, data.flags.writeable
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(leaf, torch.Tensor):
-        return leaf.data_ptr(), leaf.nelement(), leaf.dtype
+        return leaf.data_ptr(), leaf.shape, leaf.stride(), leaf.dtype, place_of_grad(leaf)
     return None
+
+
+def place_of(owner: Any) -> Any:
+    """Where the memory of a tensor or an optgen array is, which may be re-pointed."""
+    if getattr(owner, "__optgen_array__", False):
+        return id(owner.data)
+    return owner.data_ptr(), owner.dtype

@@ -16,6 +16,7 @@ from optgen.errors import HyperparameterError, TreeError
 from optgen.hyper import Hyper, part
 from optgen.runtime import memory
 from optgen.runtime.device import Binding, Device, get_device, tasks_pay
+from optgen.runtime.idle import refuse_idle
 from optgen.runtime.memory import Leaf
 from optgen.runtime.module import LoadedModule, check_runtime
 from optgen.runtime.select import choose
@@ -56,11 +57,19 @@ class TrainStep:
         for name, value in (defaults or {}).items():
             self._defaults[name] = self._hyper(name).check(value)
         self._elements = sum(int(np.prod(a.shape)) for a in manifest.arguments if a.role not in ("state", "eval_batch"))
+        taken = {i for entry in manifest.entries for i in entry.takes}
+        read = {a.hyper.hyper for i, a in enumerate(manifest.arguments) if a.hyper is not None and i in taken}
+        self._idle = frozenset(self._hypers) - read - {manifest.every}
+        self._starts = {a.path: a.initial.path for a in manifest.arguments if a.initial and a.initial.kind == "hyper"}
         self._module: LoadedModule | None = None
         self._leaves = StepLeaves(manifest)
         self._held: Held | None = None
         self._numbers: tuple[Any, dict[int, Binding]] | None = None
         self._info: StepModule = choose(manifest, self._device(), "step")  # type: ignore[assignment]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What is loaded belongs to this process's devices: a copy loads for itself.
+        return {**self.__dict__, "_module": None, "_held": None, "_numbers": None}
 
     @property
     def manifest(self) -> StepManifest:
@@ -121,7 +130,10 @@ class TrainStep:
 
             Nothing has been changed when one of these is raised.
         """
-        values = self._resolve({**hypers, **({} if lr is None else {"lr": lr})})
+        given = {**hypers, **({} if lr is None else {"lr": lr})}
+        values = self._resolve(given)
+        if self._idle:
+            refuse_idle(self._idle, given, self._starts, self.manifest.optimizer)
         key = self._leaves.key(rng)
         module = self._loaded()
         held = self._hold(params, state)

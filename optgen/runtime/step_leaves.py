@@ -12,6 +12,7 @@ from optgen.dtypes import element_name
 from optgen.errors import HyperparameterError, LeafError, TreeError
 from optgen.hyper import Scalar
 from optgen.runtime import memory
+from optgen.runtime.counts import count_of, number_of
 from optgen.runtime.device import Binding, Device
 from optgen.runtime.memory import Leaf
 from optgen.runtime.recall import Recalled
@@ -93,12 +94,9 @@ class StepLeaves:
         for name, role in self.numbers:
             if not isinstance(state, Mapping) or name not in state:
                 raise TreeError(f"'state' must be what init or the last step left: a dict with '{name}'")
-            value = np.asarray(state[name])
-            if value.shape not in ((), (1,)) or value.dtype.kind not in "iuf" or not np.isfinite(value).all():
-                raise TreeError(f"state '{name}' must be a finite number (got {state[name]!r})")
-            number = float(value.reshape(()))
-            if role == "count" and not (number == int(number) and 0 <= number < 2**31 - 1):
-                raise TreeError(f"state '{name}' must be a whole number of steps (got {state[name]!r})")
+            number = count_of(state[name], f"state '{name}'") if role == "count" else number_of(state, name)
+            if role == "count" and number >= 2**31 - 1:
+                raise TreeError(f"state '{name}' must be below 2**31 - 1 (got {state[name]!r})")
             found[name] = number
         return found
 
@@ -233,8 +231,7 @@ def _leaf(value: Any, argument: StepArgument, tree: str, written: bool, hint: st
             raise LeafError(f"{what} must be an array that can be written (got JAX's): pass numpy.array(...) of it")
         if not array.flags.writeable:
             raise LeafError(f"{what} must be writable (it is read-only)")
-        if any(stride == 0 and extent > 1 for stride, extent in zip(array.strides, array.shape, strict=True)):
-            raise LeafError(f"{what} must have memory of its own for each element (it is a broadcast view)")
+        memory.check_own_memory(array, what)
     return Leaf(argument.path, array, dtype, kind, value)
 
 

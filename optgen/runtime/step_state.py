@@ -61,7 +61,7 @@ def _given(argument: StepArgument, groups: Groups, hypers: Mapping[str, float], 
     """The hyperparameter that a leaf of the state starts with."""
     assert argument.initial is not None
     name = argument.initial.path
-    value = groups.of(argument.path.partition("/")[2]).numbers.get(name, hypers.get(name))
-    if value is None:
+    group = groups.of(argument.path.partition("/")[2])
+    if name not in group.numbers and name not in hypers:
         raise HyperparameterError(f"'{name}' must be given to init: the state of '{optimizer}' starts with it")
-    return value
+    return float(group.value(name, hypers.get(name)))

@@ -60,6 +60,10 @@ class TreeOptimizer:
         for compiled in self._compiled:
             choose(compiled, self.device(), "module")  # fail now, not at the first step
 
+    def __getstate__(self) -> dict[str, Any]:
+        # What is loaded belongs to this process's devices: a copy loads for itself.
+        return {**self.__dict__, "_modules": {}, "_recalled": None}
+
     @property
     def manifest(self) -> TransformManifest:
         """What the bundle says about itself."""
@@ -301,6 +305,12 @@ class BoundTree:
             operands = [[self.arrays[i] for i in leaf] for leaf in call.leaves]
             self._calls.append((prepare(device, info, module, kernel, operands), call.scalars))
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise DeviceError(
+            "a bound step cannot be copied or pickled, since it works in the memory of this process: copy the "
+            "optimizer, params and state, and bind again"
+        )
+
     @property
     def usable(self) -> bool:
         """False in a process that was forked from the one that made it."""
@@ -360,8 +370,7 @@ def _leaf(value: Any, argument: TensorInfo, written: bool) -> Leaf:
     if written and kind != "jax":
         if not array.flags.writeable:
             raise LeafError(f"{what} must be writable (it is read-only)")
-        if any(stride == 0 and extent > 1 for stride, extent in zip(array.strides, array.shape, strict=True)):
-            raise LeafError(f"{what} must have memory of its own for each element (it is a broadcast view)")
+        memory.check_own_memory(array, what)
     return Leaf(argument.path, array, dtype, kind, value)
 
 

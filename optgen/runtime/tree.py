@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -42,14 +43,52 @@ def leaves_of(tree: Any) -> dict[str, Any]:
 def map_tree(function: Callable[[str, Any], Any], tree: Any, path: str = "") -> Any:
     """A tree like ``tree`` with ``function(path, leaf)`` in place of each leaf."""
     if isinstance(tree, Mapping):
-        items = {k: map_tree(function, v, f"{path}/{k}" if path else str(k)) for k, v in tree.items()}
-        return items if type(tree) is dict else type(tree)(items)  # type: ignore[call-arg]
+        return mapping_like(
+            tree, {k: map_tree(function, v, f"{path}/{k}" if path else str(k)) for k, v in tree.items()}
+        )
     if isinstance(tree, list | tuple):
-        children = [map_tree(function, v, f"{path}/{i}" if path else str(i)) for i, v in enumerate(tree)]
-        if hasattr(tree, "_fields"):
-            return type(tree)(*children)
-        return children if type(tree) is list else type(tree)(children)
+        return sequence_like(
+            tree, [map_tree(function, v, f"{path}/{i}" if path else str(i)) for i, v in enumerate(tree)]
+        )
     return None if tree is None else function(path, tree)
+
+
+def mapping_like(tree: Mapping[Any, Any], items: dict[Any, Any]) -> Any:
+    """``items``, whose keys are those of ``tree``, in a mapping of its type; in a dict where its type cannot hold them.
+
+    Constructors of foreign types may take something else than their items, so what they make is compared with what
+    it should hold.
+    """
+    kind: Any = type(tree)
+    if kind is dict:
+        return items
+    if isinstance(tree, defaultdict):
+        if kind is defaultdict:
+            return defaultdict(tree.default_factory, items)
+        return items
+    try:
+        made = kind(items)
+        same = made is not tree and list(made) == list(items) and all(made[k] is v for k, v in items.items())
+        # Containers make Containers of their dicts; other values stay what they are.
+        return made if same or getattr(kind, "__optgen_tree__", False) else items
+    except Exception:
+        return items
+
+
+def sequence_like(tree: list[Any] | tuple[Any, ...], children: list[Any]) -> Any:
+    """``children`` in a sequence of the type of ``tree``; in a list or tuple where that type cannot hold them."""
+    kind: Any = type(tree)
+    if kind is list:
+        return children
+    plain: Any = children if isinstance(tree, list) else tuple(children)
+    if kind is tuple:
+        return plain
+    try:
+        made = kind(*children) if hasattr(kind, "_fields") else kind(children)
+        same = len(made) == len(children) and all(a is b for a, b in zip(made, children, strict=True))
+        return made if same else plain
+    except Exception:
+        return plain
 
 
 def nest(leaves: Sequence[tuple[tuple[str | int, ...], Any]]) -> Any:

@@ -1,4 +1,4 @@
-"""Verifying bundles: every module that can run here, on the probe vectors that its bundle carries.
+"""Verifying bundles of any kind: every module that can run here, on the probes that its bundle carries.
 
 A bundle's hashes prove that it is what was compiled; the probes prove that what was compiled is right on this
 machine, with its driver and its runtime. Needs numpy and ``iree.runtime`` alone.
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from optgen.artifact import Bundle, KernelInfo, ModuleInfo, ProbeCase
+from optgen.artifact.base import AnyBundle
 from optgen.dtypes import SIZES, from_float64, storage_dtype, to_float64, ulp
 from optgen.errors import BundleError
 from optgen.hyper import part
@@ -34,16 +35,18 @@ class VerifyResult:
     """How one module answered its probes, for one of its outputs.
 
     Attributes:
-        kernel: name of the kernel.
+        kernel: name of the kernel; of others than rules the program, ``step``, ``evaluate``, ``main``, ``update``...
         target: what the module was compiled for.
         device: what it ran on.
-        output: the operand that was updated.
-        max_ulp: the largest error, in units in the last place of the largest term; infinite where a result is NaN
-            or infinite and should not be.
+        output: the operand that was updated; the name of the result, ``params/w`` or ``loss``.
+        max_ulp: the largest error; infinite where a result is NaN or infinite and should not be. Of rules in units in
+            the last place of the largest term, of others in tolerances.
         bound: the largest error that is allowed.
         in_place: whether the result lay in the memory of its operand.
         ok: whether all is as it should be.
         problem: what is not; empty where ``ok``.
+        proven: False where the tolerances are so wide that a wrong result could not be told from a right one.
+        worst: for what is wrong, the element that is most so, with what it must be and what it is.
     """
 
     kernel: str
@@ -55,17 +58,23 @@ class VerifyResult:
     in_place: bool
     ok: bool
     problem: str = ""
+    proven: bool = True
+    worst: str = ""
 
 
-def verify_bundle(bundle: Bundle, devices: Iterable[str] | None = None) -> list[VerifyResult]:
-    """Runs the probes of every kernel on every device, with every module that may run there.
+def verify_bundle(bundle: AnyBundle[Any], devices: Iterable[str] | None = None) -> list[VerifyResult]:
+    """Runs a bundle's probes on every device, with every module that may run there.
+
+    Rules answer kernel by kernel. Steps, functions and transformations run as they are used, with arrays of numpy that
+    lie between guards, and twice from the same inputs.
 
     Args:
         bundle: what :func:`optgen.read_bundle` returned; it has checked the hashes.
         devices: names as ``local-task`` or ``vulkan``; by default all that are present.
 
     Returns:
-        A result for each kernel, module, device and output; none at all where no module can run.
+        A result for each kernel or program, module, device and output; none at all where no module can run, or where
+        the bundle carries no probes, as those of older formats.
 
     Raises:
         DeviceError: if a device is not there.
@@ -75,6 +84,10 @@ def verify_bundle(bundle: Bundle, devices: Iterable[str] | None = None) -> list[
     check_runtime(bundle.manifest.min_runtime)
     names = dict.fromkeys(devices if devices is not None else (name for name, _ in list_devices()))
     present = [get_device(name) for name in names]
+    if not isinstance(bundle, Bundle):
+        from optgen.runtime.verify_programs import verify_programs
+
+        return verify_programs(bundle, present)
     results = []
     for kernel in bundle.manifest.all_kernels:
         probes = _Probes(bundle, kernel)

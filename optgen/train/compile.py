@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from importlib.metadata import version
 from typing import Any
 
@@ -18,10 +17,15 @@ from optgen.compiler.variants import compile_for
 from optgen.dsl.trace import import_jax
 from optgen.dtypes import element_name, storage_dtype
 from optgen.errors import LeafError
+from optgen.lower.repair import stablehlo_of
+from optgen.lower.repair.arguments import taking_wide
+from optgen.probes.attach import attach
+from optgen.probes.check import check_bundle
+from optgen.probes.function import function_recipe
 from optgen.runtime.tree import map_tree, show, walk
 from optgen.targets import Target, get_target
 from optgen.train.limits import check_vulkan
-from optgen.train.parts import PLATFORM
+from optgen.train.parts import narrowed, struct, wide_numbers
 
 _STABLEHLO = "stablehlo/function.mlir"
 
@@ -33,6 +37,7 @@ def compile_function(
     targets: str | Target | Sequence[str | Target] = "cpu",
     progress: Progress | None = None,
     use_cache: bool = True,
+    check: bool = True,
 ) -> FunctionBundle:
     """Compiles a function of trees of arrays to a tree of arrays.
 
@@ -47,6 +52,8 @@ def compile_function(
         targets: one or more of ``optgen.targets``.
         progress: called as ``progress(name, target, None)`` before and ``(name, target, bytes)`` after each module.
         use_cache: whether compiled modules may come from the cache.
+        check: whether to run the probes of each module on every device here that it can run on, twice. The bundle
+            carries its probes in any case: ``optgen verify`` runs them anywhere.
 
     Returns:
         A bundle: ``bundle.save(path)`` writes it, :class:`optgen.train.CompiledFunction`
@@ -57,6 +64,7 @@ def compile_function(
         TreeError: if a tree has keys that are not strings.
         UnknownTargetError, UnsupportedTargetError: for a target that does not exist, or lacks a dtype.
         CompileError: if the compiler refuses the program.
+        WrongResultError: if a module gives wrong results here, or others each time.
         CompilerNotFoundError: if JAX or the compiler is not installed.
 
     Example:
@@ -71,7 +79,7 @@ def compile_function(
     arguments = _argument_names(function, len(examples))
     trees = tuple(structure_of(tree, argument) for tree, argument in zip(examples, arguments, strict=True))
     inputs = [_leaf(p, v) for tree, a in zip(examples, arguments, strict=True) for p, v in walk(tree, a)]
-    stablehlo, outputs, result_tree = _trace(function, examples, inputs)
+    stablehlo, outputs, result_tree, jaxpr = _trace(function, examples, inputs)
     used = tuple(dict.fromkeys(re.findall(r"(?:x|<)(bf16|f16|f32|f64)>", stablehlo)))
     files, modules = {_STABLEHLO: stablehlo.encode()}, []
     for target in chosen:
@@ -97,13 +105,17 @@ def compile_function(
         stablehlo=_STABLEHLO,
         versions={"optgen": __version__, "iree-base-compiler": compiler_version(), "jax": version("jax")},
     )
-    return FunctionBundle.of(manifest, files)
+    values = [value for tree in examples for _, value in walk(tree)]
+    bundle = attach(FunctionBundle.of(manifest, files), lambda: [function_recipe(jaxpr, inputs, values, outputs)])
+    if check:
+        check_bundle(bundle)
+    return bundle
 
 
 def _trace(
     function: Callable[..., Any], examples: tuple[Any, ...], inputs: Sequence[LeafInfo]
-) -> tuple[str, list[LeafInfo], Any]:
-    """StableHLO whose ``main`` takes and returns leaves in optgen's order, its results, and their structure."""
+) -> tuple[str, list[LeafInfo], Any, Any]:
+    """StableHLO whose ``main`` takes and returns leaves in optgen's order, its results, their structure, its jaxpr."""
     jax = import_jax()
     results: Any = None
 
@@ -114,16 +126,14 @@ def _trace(
         results = function(*(map_tree(lambda *_: next(rest), tree) for tree in examples))
         return [value for _, value in walk(results)]
 
-    wide = any(leaf.dtype in ("f64", "i64", "ui64") for leaf in inputs)
-    with jax.enable_x64(True) if wide else nullcontext():
-        structs = [jax.ShapeDtypeStruct(leaf.shape, _jax_dtype(leaf.dtype)) for leaf in inputs]
-        traced = jax.jit(flat, keep_unused=True).trace(*structs)
-        text: str = traced.lower(lowering_platforms=(PLATFORM,)).as_text()
+    with wide_numbers(inputs):
+        traced = jax.jit(flat, keep_unused=True).trace(*(struct(leaf) for leaf in inputs))
+        text = taking_wide(stablehlo_of(traced), narrowed(inputs))
     paths = [path for path, _ in walk(results)]
     outputs = [_leaf(path, info) for path, info in zip(paths, traced.out_info, strict=True)]
     if not outputs:
         raise LeafError("a function to compile must return at least one array")
-    return text, outputs, structure_of(results, "the result")
+    return text, outputs, structure_of(results, "the result"), traced.jaxpr
 
 
 def _flags(target: Target, inputs: Sequence[LeafInfo]) -> tuple[str, ...]:
@@ -157,9 +167,3 @@ def _leaf(path: str, value: Any) -> LeafInfo:
         return LeafInfo(path, tuple(int(extent) for extent in shape), element_name(dtype))
     except ValueError as error:
         raise LeafError(f"{show(path)}: {error}") from None
-
-
-def _jax_dtype(name: str) -> Any:
-    import jax.numpy as jnp
-
-    return jnp.bfloat16 if name == "bf16" else storage_dtype(name)

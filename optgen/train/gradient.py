@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -55,13 +56,22 @@ class Examples:
         return params, batch, jax.random.wrap_key_data(key, impl="threefry2x32") if self.rng == "typed" else key
 
 
-def trace_gradient(loss: Callable[..., Any], examples: Examples, metrics: Sequence[str]) -> tuple[Part, Structure]:
+def trace_gradient(
+    loss: Callable[..., Any],
+    examples: Examples,
+    metrics: Sequence[str],
+    scales: Sequence[str] = (),
+    constant: float = 1.0,
+) -> tuple[Part, Structure]:
     """Traces loss and gradient.
 
     Args:
         loss: of params, batch and, where asked for, a key; gives a number, or a number and a dict of metrics.
         examples: its arguments.
         metrics: of :data:`BUILT_IN`, those to compute as well.
+        scales: names of further arguments, numbers that the loss is multiplied by before it is derived. Loss and
+            metrics are returned without them.
+        constant: another such number.
 
     Returns:
         A part that returns ``grads/...`` of what is trained, ``loss`` and ``metrics/...``; the structure of metrics.
@@ -73,16 +83,24 @@ def trace_gradient(loss: Callable[..., Any], examples: Examples, metrics: Sequen
     label = str(getattr(loss, "__name__", "the loss"))
     found: dict[str, Any] = {}
 
-    def scalar(*leaves: Any) -> tuple[Any, Any]:
-        value, extra = _parts_of(loss(*examples.arguments(leaves)), label)
-        return value, extra
+    inputs = (*examples.inputs, *(LeafInfo(name, (), "f32") for name in scales))
+    count = len(examples.inputs)
 
+    def scale(leaves: Sequence[Any]) -> Any:
+        return math.prod(leaves[count:], start=jax.numpy.float32(constant))
+
+    def scalar(*leaves: Any) -> tuple[Any, Any]:
+        value, extra = _parts_of(loss(*examples.arguments(leaves[:count])), label)
+        return (value * scale(leaves) if scaled else value), (value, extra)
+
+    scaled = bool(scales) or constant != 1.0
     names = [leaf.path for leaf in examples.inputs]
     at = [names.index(name) for name in examples.trained]
 
     def flat(*leaves: Any) -> list[Any]:
-        (value, extra), grads = jax.value_and_grad(scalar, argnums=tuple(at), has_aux=True)(*leaves)
-        extra = dict(extra) | dict(_built_in(metrics, grads, [leaves[i] for i in at]))
+        (_, (value, extra)), grads = jax.value_and_grad(scalar, argnums=tuple(at), has_aux=True)(*leaves)
+        true = [_wide(g) / scale(leaves) for g in grads] if scaled and metrics else grads
+        extra = dict(extra) | dict(_built_in(metrics, true, [leaves[i] for i in at]))
         found["metrics"] = extra
         return [*grads, value, *(jax.numpy.asarray(v) for _, v in walk(extra))]
 
@@ -91,7 +109,7 @@ def trace_gradient(loss: Callable[..., Any], examples: Examples, metrics: Sequen
         return [*grads, "loss", *(path for path, _ in walk(found["metrics"], "metrics"))]
 
     with wide_numbers(examples.inputs):
-        part = attempt(label, lambda: trace_part(flat, examples.inputs, results))
+        part = attempt(label, lambda: trace_part(flat, inputs, results))
     return part, structure_of(found["metrics"], "metrics")
 
 
@@ -156,6 +174,10 @@ def _parts_of(value: Any, label: str) -> tuple[Any, Any]:
     return value, extra
 
 
+def _wide(leaf: Any) -> Any:
+    return leaf if leaf.dtype == "float64" else leaf.astype("float32")
+
+
 def _built_in(names: Sequence[str], grads: Sequence[Any], params: Sequence[Any]) -> Iterator[tuple[str, Any]]:
     jnp = import_jax().numpy
     for name in names:
@@ -164,7 +186,7 @@ def _built_in(names: Sequence[str], grads: Sequence[Any], params: Sequence[Any])
                 f"'metrics' must be of {', '.join(BUILT_IN)} (got {name!r}); the loss may return others, in a dict"
             )
         leaves = grads if name == "grad_norm" else params
-        wide = [leaf if leaf.dtype == "float64" else leaf.astype("float32") for leaf in leaves]
+        wide = [_wide(leaf) for leaf in leaves]
         yield name, jnp.sqrt(sum(jnp.sum(leaf * leaf) for leaf in wide))
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from optgen.artifact.manifest import LeafInfo
-from optgen.lower.style import render
-from optgen.train.parts import Part
+from optgen.lower.style import render, symbol
+from optgen.train.parts import Part, tensor
 
 
 @dataclass(frozen=True)
@@ -30,20 +30,28 @@ class Entry:
     aliased: frozenset[str] = frozenset()
 
 
-def join(name: str, parts: Mapping[str, Part], entries: Sequence[Entry], *, fence_pools: bool = False) -> str:
+def join(
+    name: str,
+    parts: Mapping[str, Part],
+    entries: Sequence[Entry],
+    *,
+    fence_pools: bool = False,
+    written: Mapping[str, Sequence[str]] | None = None,
+) -> str:
     """The module.
 
     Args:
-        name: of the module.
+        name: of the module; what MLIR does not take in one becomes ``_``.
         parts: by name.
         entries: its entry points.
         fence_pools: whether to keep the gradients of pools in kernels of their own, which Mesa's Vulkan driver needs.
+        written: the functions of parts that are not to be taken from their StableHLO, ``KEY_main`` among them.
     """
     functions: list[str] = []
     used = dict.fromkeys(part for entry in entries for part in entry.parts)
     for key in used:
-        functions += _functions(parts[key].stablehlo, key, fence_pools)
-    return render("step.mlir.j2", name=name, functions=functions, entries=[_entry(e, parts) for e in entries])
+        functions += (written or {}).get(key) or _functions(parts[key].stablehlo, key, fence_pools)
+    return render("step.mlir.j2", name=symbol(name), functions=functions, entries=[_entry(e, parts) for e in entries])
 
 
 def unread(part: Part) -> set[str]:
@@ -142,6 +150,9 @@ def _entry(entry: Entry, parts: Mapping[str, Part]) -> dict[str, Any]:
     known = {leaf.path: f"%arg{i}" for i, leaf in enumerate(entry.arguments)}
     calls: list[dict[str, Any]] = []
     unused: list[dict[str, str]] = []
+    given = {leaf.path: leaf for leaf in entry.arguments}
+    converted: list[dict[str, str]] = []
+    own: dict[tuple[str, str], str] = {}
     for number, key in enumerate(entry.parts):
         part = parts[key]
         count = range(len(part.outputs))
@@ -149,11 +160,19 @@ def _entry(entry: Entry, parts: Mapping[str, Part]) -> dict[str, Any]:
             if leaf.path not in known:
                 known[leaf.path] = f"%unused{len(unused)}"
                 unused.append({"name": known[leaf.path], "type": tensor(leaf)})
+        for leaf in part.inputs:  # numbers that come in the update's arithmetic
+            argument = given.get(leaf.path)
+            if argument is not None and argument.dtype != leaf.dtype:
+                name = f"%converted{len(converted)}"
+                converted.append(
+                    {"name": name, "value": known[leaf.path], "from": tensor(argument), "type": tensor(leaf)}
+                )
+                own[key, leaf.path] = name
         last = number == len(entry.parts) - 1
         calls.append(
             {
                 "function": f"{key}_main",
-                "operands": [known[leaf.path] for leaf in part.inputs],
+                "operands": [own.get((key, leaf.path), known[leaf.path]) for leaf in part.inputs],
                 "operand_types": [tensor(leaf) for leaf in part.inputs],
                 "result_types": [tensor(leaf) for leaf in part.outputs],
                 "barrier": [] if last else [f"%call{number}#{i}" for i in count],
@@ -169,12 +188,8 @@ def _entry(entry: Entry, parts: Mapping[str, Part]) -> dict[str, Any]:
             for a in entry.arguments
         ],
         "unused": unused,
+        "converted": converted,
         "calls": calls,
         "results": [known[leaf.path] for leaf in entry.results],
         "result_types": [tensor(leaf) for leaf in entry.results],
     }
-
-
-def tensor(leaf: LeafInfo) -> str:
-    """The MLIR type of a leaf."""
-    return f"tensor<{''.join(f'{extent}x' for extent in leaf.shape)}{leaf.dtype}>"

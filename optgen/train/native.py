@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal, TypeVar
 
-from optgen.errors import HazardError
+from optgen.errors import HazardError, UnprovenWarning
 from optgen.interop.optax import is_transformation
 from optgen.native import CBundle, NativeTarget, Package, compile_c_function, get_native_target, step_package
-from optgen.train.program import FUSION, StepProgram, lower_step
+from optgen.native.limits import Limit
+from optgen.native.selftest import SelfTest
+from optgen.train.program import StepProgram, lower_step
+from optgen.train.selftest import step_selftest
 from optgen.train.settings import plan_step
 
 _T = TypeVar("_T")
@@ -24,6 +28,7 @@ def compile_step_c(
     name: str,
     entry: str = "step",
     use_cache: bool = True,
+    check: bool = True,
     **settings: Any,
 ) -> CBundle:
     """A whole training step as C without a runtime: :func:`optgen.train.compile_step` for a microcontroller.
@@ -38,6 +43,8 @@ def compile_step_c(
         name: what every symbol begins with.
         entry: ``step``; ``micro`` where grads are accumulated; ``evaluate`` where there is an ``eval_fn``.
         use_cache: whether compiled code may come from the cache.
+        check: whether the self-test is run, where this machine can run the code and has a C compiler; ``proven`` of
+            the result says so.
         settings: as for :func:`optgen.train.compile_step`. Unless ``bake`` says otherwise, all hyperparameters that
             have a value are baked in, but ``lr``. ``compute_dtype`` is by default f32 on processors that have f64 in
             software only.
@@ -48,6 +55,8 @@ def compile_step_c(
     Raises:
         LoweringError: for control flow on the host (a ``lax.scan`` that the compiler does not unroll), and whatever
             else is not understood.
+        CompileError: if the compiler refuses the module.
+        WrongResultError: if its code is wrong on this machine.
         UnknownTargetError, HyperparameterError, LeafError...: as :func:`optgen.train.compile_step`.
     """
     chosen = get_native_target(target)
@@ -55,10 +64,12 @@ def compile_step_c(
     def build(program: StepProgram) -> CBundle:
         return compile_c_function(
             program.mlir, target, name=name, arguments=[a.name for a in program.arguments],
-            results=[r.path for r in program.results], summary=_summary(program), flags=(FUSION,), use_cache=use_cache,
+            results=[r.path for r in program.results], summary=_summary(program),
+            limits=_limits(program), selftest=_selftest(program, {}), use_cache=use_cache,
         )  # fmt: skip
 
-    return _build(loss_fn, params, batch, optimizer, chosen, entry, settings, build)
+    bundle = _build(loss_fn, params, batch, optimizer, chosen, entry, settings, build)
+    return bundle.prove() if check else bundle
 
 
 def compile_step_wasm(
@@ -71,6 +82,7 @@ def compile_step_wasm(
     name: str,
     entry: str = "step",
     use_cache: bool = True,
+    check: bool = True,
     **settings: Any,
 ) -> Package:
     """A whole training step as an npm package: :func:`optgen.train.compile_step` for browsers and Node.js.
@@ -82,6 +94,7 @@ def compile_step_wasm(
         loss_fn, params, batch, optimizer, entry, use_cache, settings: as for :func:`compile_step_c`.
         target: ``wasm``, ``wasm:scalar`` or ``wasm:threads``.
         name: of the package.
+        check: whether the self-test is run, where there is a Node.js; ``proven`` of the result says so.
 
     Returns:
         The files; ``write`` writes them.
@@ -97,11 +110,13 @@ def compile_step_wasm(
         }
         return step_package(
             program.mlir, chosen, name=name, arguments=[names[a.name] for a in program.arguments],
-            results=[names[r.path] for r in program.results], title=_summary(program), flags=(FUSION,),
+            results=[names[r.path] for r in program.results], title=_summary(program),
+            limits={names[n]: limit for n, limit in _limits(program).items()}, selftest=_selftest(program, names),
             use_cache=use_cache,
         )  # fmt: skip
 
-    return _build(loss_fn, params, batch, optimizer, chosen, entry, settings, build)
+    package = _build(loss_fn, params, batch, optimizer, chosen, entry, settings, build)
+    return package.prove() if check else package
 
 
 def _build(
@@ -122,7 +137,7 @@ def _build(
         settings["bake"] = [h.name for h in hypers if h.default is not None and h.kind != "step" and h.name != "lr"]
     apart: tuple[str, ...] = ()
     while True:
-        program = lower_step(loss_fn, params, batch, optimizer, entry=entry, apart=apart, **settings)
+        program = lower_step(loss_fn, params, batch, optimizer, entry=entry, apart=apart, fuse=True, **settings)
         try:
             return build(program)
         except HazardError as error:
@@ -131,6 +146,41 @@ def _build(
             if not set(found) - set(apart):
                 raise
             apart = tuple(dict.fromkeys((*apart, *found)))
+
+
+#: The last self-test, which is the same for all targets of one arithmetic, by what it depends on.
+_known: dict[tuple[Any, ...], SelfTest] = {}
+
+
+def _selftest(program: StepProgram, names: Mapping[str, str]) -> SelfTest | None:
+    """The self-test of a program whose arguments and results have other names where ``names`` says so.
+
+    None, and a warning, where the reference cannot be evaluated.
+    """
+    own = [a.name for a in program.arguments] + [r.path for r in program.results]
+    plan = program.plan
+    told = repr((plan.arguments, plan.update.hypers, plan.update.scalars, plan.groups, plan.fills))
+    key = (program.mlir, program.entry, program.compute, told, tuple(names.items()))
+    try:
+        if key not in _known or plan.update.stored:
+            _known.clear()
+            renamed = {n: names.get(n, n) for n in own}
+            _known[key] = step_selftest(plan, program.compute, program.entry, renamed)
+        return _known[key]
+    except Exception as error:  # whatever JAX or numpy has against one of the user's operations
+        reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+        warnings.warn(
+            f"'{program.name}' has no self-test, so nothing proves it: {reason[:300]}", UnprovenWarning, stacklevel=6
+        )
+        return None
+
+
+def _limits(program: StepProgram) -> dict[str, Limit]:
+    """What the numbers among the arguments must be, and what state begins with, by argument."""
+    kinds: dict[str, Literal["hyper", "count", "scalar", "state"]] = {
+        "hyper": "hyper", "count": "count", "scalar": "scalar", "state": "state"
+    }  # fmt: skip
+    return {a.name: Limit(kinds[a.role], a.number, a.hyper, a.part) for a in program.arguments if a.role in kinds}
 
 
 def _names(program: StepProgram, positions: Iterable[int]) -> Iterable[str]:

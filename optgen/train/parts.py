@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from optgen.artifact.manifest import LeafInfo
 from optgen.dsl.trace import import_jax
 from optgen.dtypes import INTEGERS, element_name, numpy_dtype
 from optgen.errors import LeafError
+from optgen.lower.repair import stablehlo_of
+from optgen.lower.repair.arguments import NARROWED, taking_wide
 from optgen.runtime.tree import show, walk
 
 #: Metrics that every step can compute by itself, over the params that are trained.
@@ -25,11 +27,13 @@ class Part:
         stablehlo: a module whose ``main`` takes the ``inputs`` and returns the ``outputs``.
         inputs: by name: ``params/w``, ``state/m/w``, ``batch/x``, ``grads/w``...
         outputs: likewise; ``loss``, ``metrics/accuracy``, or the name of what is replaced.
+        jaxpr: the same function as JAX has it, for :mod:`optgen.probes`.
     """
 
     stablehlo: str
     inputs: tuple[LeafInfo, ...]
     outputs: tuple[LeafInfo, ...]
+    jaxpr: Any = field(default=None, repr=False, compare=False)
 
 
 def leaves_of_example(tree: Any, name: str, *, hint: str = "") -> tuple[LeafInfo, ...]:
@@ -75,8 +79,14 @@ def jax_dtype(name: str) -> Any:
 
 
 def struct(leaf: LeafInfo) -> Any:
-    """``leaf`` as JAX takes it for an argument."""
-    return import_jax().ShapeDtypeStruct(leaf.shape, jax_dtype(leaf.dtype))
+    """``leaf`` as JAX takes it for an argument: of 64-bit integers the lower half, unless it keeps 64-bit numbers."""
+    dtype = NARROWED.get(leaf.dtype, leaf.dtype) if narrowed([leaf]) else leaf.dtype
+    return import_jax().ShapeDtypeStruct(leaf.shape, jax_dtype(dtype))
+
+
+def tensor(leaf: LeafInfo) -> str:
+    """The MLIR type of a leaf."""
+    return f"tensor<{''.join(f'{extent}x' for extent in leaf.shape)}{leaf.dtype}>"
 
 
 def is_float(leaf: LeafInfo) -> bool:
@@ -84,16 +94,19 @@ def is_float(leaf: LeafInfo) -> bool:
     return leaf.dtype not in INTEGERS
 
 
-#: What JAX lowers functions for: no device that it knows. For CPUs it writes random bits as loops, which take part in
-#: neither fusion nor in-place updates, and are control flow to callers without a runtime.
-PLATFORM = "iree"
-
-
 def wide_numbers(leaves: Sequence[LeafInfo]) -> Any:
-    """A context in which JAX keeps 64-bit numbers, where one of the leaves has them; else one that changes nothing."""
-    if any(leaf.dtype in ("f64", "i64", "ui64") for leaf in leaves):
+    """A context in which JAX keeps 64-bit numbers, where one of the leaves is a float of 64 bits; else one that changes
+    nothing. Integers do not count: labels of numpy's own type would change dtypes and random bits of all the rest."""
+    if any(leaf.dtype == "f64" for leaf in leaves):
         return import_jax().enable_x64(True)
     return nullcontext()
+
+
+def narrowed(leaves: Sequence[LeafInfo]) -> dict[int, str]:
+    """The positions of 64-bit integers that JAX takes for 32-bit ones where it is used now, with their dtypes."""
+    if import_jax().config.jax_enable_x64:
+        return {}
+    return {i: leaf.dtype for i, leaf in enumerate(leaves) if leaf.dtype in NARROWED}
 
 
 def trace_part(
@@ -108,6 +121,6 @@ def trace_part(
     """
     jax = import_jax()
     traced = jax.jit(function, keep_unused=True).trace(*(struct(leaf) for leaf in inputs))
-    text: str = traced.lower(lowering_platforms=(PLATFORM,)).as_text()
+    text = taking_wide(stablehlo_of(traced), narrowed(inputs))
     outputs = [_leaf(name, info, "") for name, info in zip(names(), traced.out_info, strict=True)]
-    return Part(text, tuple(inputs), tuple(outputs))
+    return Part(text, tuple(inputs), tuple(outputs), traced.jaxpr)

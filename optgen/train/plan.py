@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from optgen.artifact.function import Structure
 from optgen.artifact.manifest import LeafInfo
 from optgen.artifact.step import COMPUTE, EntryInfo, StepArgument
+from optgen.probes.generate import Fill
 from optgen.train.join import Entry, join, passed_through, unread
+from optgen.train.leafwise import leaf_kernels
 from optgen.train.parts import Part
 from optgen.train.update import Update
+
+#: The parts that replace params and state.
+_UPDATES = ("update", "mean")
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,7 @@ class StepPlan:
         arguments: of all programs; numbers of the arithmetic's type have the dtype ``compute``.
         groups: hyperparameters by patterns of leaves' paths.
         asked: the arithmetic that was asked for.
+        fills: what arguments hold in probes, by their position; of those that come from the user's examples.
     """
 
     name: str
@@ -39,6 +45,7 @@ class StepPlan:
     arguments: tuple[StepArgument, ...]
     groups: Mapping[str, Mapping[str, float]]
     asked: str | None
+    fills: Mapping[int, Fill] = field(default_factory=dict)
 
     def parts(self, compute: str) -> dict[str, Part]:
         """The traced parts, by name, for one arithmetic."""
@@ -91,6 +98,7 @@ class StepPlan:
         *,
         in_place: bool = True,
         fence_pools: bool = False,
+        fuse: bool = True,
         name: str = "step",
     ) -> str:
         """The module of ``entries``.
@@ -101,6 +109,7 @@ class StepPlan:
             apart: arguments that are not to be overwritten.
             in_place: False to overwrite none.
             fence_pools: see :func:`optgen.train.join.join`.
+            fuse: whether each leaf's update is one kernel; see :func:`optgen.train.leafwise.leaf_kernels`.
             name: of the module.
         """
         keys = {"step": ("gradient", "update"), "micro": ("gradient", "mean"), "evaluate": ("evaluation",)}
@@ -115,7 +124,13 @@ class StepPlan:
             )
             for entry in entries
         ]
-        return join(name, parts, made, fence_pools=fence_pools)
+        written = {
+            key: leaf_kernels(parts[key], f"{key}_main", entry.aliased)
+            for entry in made
+            for key in entry.parts
+            if fuse and key in _UPDATES
+        }
+        return join(name, parts, made, fence_pools=fence_pools, written=written)
 
     def overwritten(self, entry: EntryInfo) -> tuple[int, ...]:
         """The arguments that a program may overwrite: arrays, but no single numbers, which many kernels read."""

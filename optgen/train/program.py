@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from optgen.artifact.manifest import LeafInfo
@@ -11,7 +11,7 @@ from optgen.artifact.step import StepArgument
 from optgen.compiler.driver import compile_and_print
 from optgen.dtypes import storage_dtype
 from optgen.errors import LoweringError
-from optgen.hyper import part
+from optgen.hyper import Hyper, Part, part
 from optgen.lower.hazard import Hazard, find_hazards
 from optgen.targets import Target
 from optgen.train.plan import StepPlan, leaf_of
@@ -31,6 +31,8 @@ class ProgramArgument:
         aliased: whether the program writes that result over the argument. Else the caller copies it there.
         number: for a hyperparameter with a default, the number to pass; for ``count``, ``scalar`` and state that begins
             with one number, that number. None where there is no such number.
+        hyper: for a hyperparameter, which.
+        part: which part of it.
     """
 
     name: str
@@ -40,6 +42,8 @@ class ProgramArgument:
     result: int | None
     aliased: bool
     number: float | None = None
+    hyper: Hyper | None = None
+    part: Part = "value"
 
 
 @dataclass(frozen=True)
@@ -49,10 +53,11 @@ class StepProgram:
     Attributes:
         name: of the loss function.
         entry: the public function: ``step``, ``micro``, ``evaluate``.
-        mlir: StableHLO; tensors in, tensors out.
+        mlir: StableHLO, and where asked for ``linalg``; tensors in, tensors out.
         arguments: in order.
         results: in order: ``loss``, ``metrics/...``, ``result/...``, or the name of the argument that they replace.
         compute: the arithmetic of the update.
+        plan: what the step was planned as.
     """
 
     name: str
@@ -61,6 +66,7 @@ class StepProgram:
     arguments: tuple[ProgramArgument, ...]
     results: tuple[LeafInfo, ...]
     compute: str
+    plan: StepPlan = field(repr=False)
 
     def hazards(self, flags: Sequence[str], *, movable: bool = False) -> list[Hazard]:
         """Compiles the program with ``flags`` and gives the hazards of its aliasing: empty where it is safe.
@@ -81,6 +87,7 @@ def lower_step(
     entry: str = "step",
     in_place: bool = True,
     apart: Sequence[str] = (),
+    fuse: bool = False,
     **settings: Any,
 ) -> StepProgram:
     """A whole training step as MLIR with one public function, for code generators.
@@ -93,6 +100,11 @@ def lower_step(
         in_place: whether params and state are overwritten. Whether that is safe depends on the compiler's flags: ask
             :meth:`StepProgram.hazards`.
         apart: names of arguments that are not overwritten, because they had a hazard.
+        fuse: whether the new values of each leaf are one ``linalg.generic`` over the memory that they replace: with
+            IREE one kernel for each leaf, without scratch memory. Without it the program is StableHLO alone.
+
+    Flags: those of :func:`step_flags` are safe. ``--iree-dispatch-creation-enable-aggressive-fusion`` is not: it
+    miscompiles losses, a softmax after another operation among them.
 
     Raises:
         LoweringError: if there is no such program.
@@ -115,7 +127,7 @@ def lower_step(
         raise LoweringError(f"the step has no program '{entry}' (it has {', '.join(entries)})")
     chosen = entries[entry]
     out = [i for i, a in enumerate(plan.arguments) if a.name in apart]
-    text = plan.text(compute, parts, [chosen], out, in_place=in_place, name=f"{plan.name}_{entry}")
+    text = plan.text(compute, parts, [chosen], out, in_place=in_place, fuse=fuse, name=f"{plan.name}_{entry}")
     written = set(plan.overwritten(chosen)) - set(out) if in_place else set()
     arguments = tuple(
         ProgramArgument(
@@ -126,10 +138,17 @@ def lower_step(
             chosen.gives.index(i) if i in chosen.gives else None,
             i in written,
             _number(plan, argument),
+            *_hyper(plan, argument),
         )
         for i, argument in ((i, plan.arguments[i]) for i in chosen.takes)
     )
-    return StepProgram(plan.name, entry, text, arguments, chosen.results, compute)
+    return StepProgram(plan.name, entry, text, arguments, chosen.results, compute, plan)
+
+
+def _hyper(plan: StepPlan, argument: StepArgument) -> tuple[Hyper | None, Part]:
+    if (scalar := argument.hyper) is None:
+        return None, "value"
+    return next(h for h in plan.update.hypers if h.name == scalar.hyper), scalar.part
 
 
 def _number(plan: StepPlan, argument: StepArgument) -> float | None:
@@ -145,17 +164,12 @@ def _number(plan: StepPlan, argument: StepArgument) -> float | None:
     return None
 
 
-#: Without it new moments in f32 go through memory of their own: one more kernel and two copies for each leaf. Not for
-#: GPUs: in one kernel for several results their compilers read the old moment when the new one has been written.
-FUSION = "--iree-dispatch-creation-enable-aggressive-fusion"
-
-
 def step_flags(target: Target, leaves: Sequence[LeafInfo]) -> tuple[str, ...]:
     """The compiler's flags for a step on ``leaves``."""
     if target.backend == "cpu":
         # Else the code assumes 64-byte alignment and crashes on memory that numpy or a slice of it gives.
         alignment = min(storage_dtype(leaf.dtype).itemsize for leaf in leaves)
-        return (*target.flags, FUSION, f"--iree-stream-resource-min-offset-alignment={alignment}")
+        return (*target.flags, f"--iree-stream-resource-min-offset-alignment={alignment}")
     if target.backend == "vulkan":
         # With recorded command buffers a program was seen to give NaN from its third call.
         return (*target.flags, "--iree-hal-indirect-command-buffers=false")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -119,9 +120,12 @@ def rule_update(
         if h.kind != "step"
     )
     every, count = (rule.accumulation.every, rule.accumulation.count) if rule.accumulation else ("", "")
+    baked = dict(variant.baked)
+    scales = [n for n in rule.loss_scales if n not in baked]
     return RuleUpdate(
         rule.name, tuple(state), hypers, dict(rule.scalars), every, count,
-        variant=variant, params=tuple(params), **settings,
+        variant=variant, params=tuple(params), loss_scale=math.prod(baked.get(n, 1.0) for n in rule.loss_scales),
+        loss_scales=tuple(f"state/{n}" if n in rule.scalars else hyper_name(Scalar(n)) for n in scales), **settings,
     )  # fmt: skip
 
 
@@ -228,6 +232,10 @@ def _groups(
         needed = needed_by(spec, leaves[0], slice(-len(spec.returned), None))[len(spec.operands) :]
         why = f"it must be one number for all leaves, since scalar state of '{variant.rule.name}' depends on it"
         common = {scalar.hyper: why for scalar, used in zip(spec.scalars, needed, strict=True) if used}
+    scaled = "it must be one number for all leaves: the loss is multiplied by it"
+    common |= dict.fromkeys(variant.rule.loss_scales, scaled)
     if update.every:
         common[update.every] = "it must be one number for all leaves, which are updated together"
-    return Groups(update.groups, hyper, common)
+    groups = Groups(update.groups, hyper, common)
+    groups.check([leaf.path.partition("/")[2] for leaf in update.params])
+    return groups

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from fnmatch import fnmatchcase
 from typing import Any
 
 from optgen.artifact.function import structure_of
@@ -12,7 +11,10 @@ from optgen.artifact.manifest import LeafInfo
 from optgen.artifact.step import COMPUTE, StepArgument, hyper_name
 from optgen.errors import HyperparameterError, LeafError, RuleError
 from optgen.hyper import PARTS, Scalar
+from optgen.probes.fills import fill_of
+from optgen.probes.generate import Fill
 from optgen.rules import get_rule
+from optgen.runtime.groups import matches, no_match
 from optgen.runtime.loading import split_settings
 from optgen.runtime.tree import map_tree, nest, show, walk
 from optgen.train.gradient import Examples, examples_like, trace_evaluation, trace_gradient
@@ -62,7 +64,7 @@ def plan_step(
     update = _update(
         optimizer, examples, accumulate, compute_dtype, state_dtype, convention, bake, groups or {}, settings
     )
-    gradient, metric_tree = trace_gradient(loss_fn, examples, metrics)
+    gradient, metric_tree = trace_gradient(loss_fn, examples, metrics, update.loss_scales, update.loss_scale)
     evaluation, result = None, None
     eval_leaves: tuple[LeafInfo, ...] = ()
     if eval_fn is not None:
@@ -72,6 +74,7 @@ def plan_step(
         evaluation, result = trace_evaluation(eval_fn, examples_like(examples, other, eval_leaves))
     elif eval_batch is not None:
         raise LeafError("'eval_batch' must not be given without 'eval_fn', whose batch it is")
+    arguments = _arguments(examples, update, eval_leaves)
     return StepPlan(
         name=str(name or getattr(loss_fn, "__name__", "step")),
         doc=(inspect.getdoc(loss_fn) or "").partition("\n")[0],
@@ -80,10 +83,29 @@ def plan_step(
         evaluation=evaluation,
         metrics=metric_tree,
         result=result,
-        arguments=_arguments(examples, update, eval_leaves),
+        arguments=arguments,
         groups={pattern: dict(numbers) for pattern, numbers in (groups or {}).items()},
         asked=None if compute_dtype is None else update.compute(None),
+        fills=_fills(arguments, params, batch, batch if eval_batch is None else eval_batch),
     )
+
+
+def _fills(arguments: Sequence[StepArgument], params: Any, batch: Any, eval_batch: Any) -> dict[int, Fill]:
+    """What arguments hold in probes: of what comes from examples, by position."""
+    values = {
+        "param": dict(walk(params, "params")), "batch": dict(walk(batch, "batch")),
+        "eval_batch": dict(walk(eval_batch, "eval_batch")),
+    }  # fmt: skip
+    values["frozen"] = values["param"]
+    found = {}
+    for index, argument in enumerate(arguments):
+        if argument.role in values:
+            leaf = LeafInfo(argument.name, argument.shape, argument.dtype)
+            example = values[argument.role].get(argument.name)
+            found[index] = fill_of(example, leaf, scaled=argument.role in ("param", "frozen"))
+        elif argument.role == "rng":
+            found[index] = Fill("key")
+    return found
 
 
 def _chosen(params: Any, trainable: Any) -> set[str]:
@@ -101,9 +123,9 @@ def _chosen(params: Any, trainable: Any) -> set[str]:
         patterns = [trainable] if isinstance(trainable, str) else list(trainable)
         found = set()
         for pattern in patterns:
-            mine = {p for p in paths if fnmatchcase(p, pattern) or fnmatchcase(p.replace("/", "."), pattern)}
+            mine = {p for p in paths if matches(pattern, p)}
             if not mine:
-                raise LeafError(f"'trainable' must match leaves of the params: {pattern!r} matches none of {paths[:6]}")
+                raise LeafError(f"'trainable' must match leaves of the params: {no_match(pattern, paths)}")
             found |= mine
     if not found:
         raise LeafError("a step must have at least one leaf to train")

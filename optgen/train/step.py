@@ -17,6 +17,9 @@ from optgen.compiler.driver import compile_and_print, compiler_version
 from optgen.dtypes import storage_dtype
 from optgen.errors import UnsupportedTargetError
 from optgen.lower.hazard import find_hazards
+from optgen.probes.attach import attach
+from optgen.probes.check import check_bundle
+from optgen.probes.step import step_recipes
 from optgen.targets import Target, get_target
 from optgen.train.limits import check_stored, check_vulkan
 from optgen.train.parts import Part
@@ -38,6 +41,7 @@ def compile_step(
     in_place: bool = True,
     progress: Progress | None = None,
     use_cache: bool = True,
+    check: bool = True,
     **settings: Any,
 ) -> StepBundle:
     """Compiles a whole training step: loss and gradient by JAX, the update by an optimizer, in one module.
@@ -52,6 +56,8 @@ def compile_step(
         in_place: False to overwrite nothing, but copy results back.
         progress: called as ``progress(name, target, None)`` before and ``(name, target, bytes)`` after each module.
         use_cache: whether compiled modules may come from the cache.
+        check: whether to run the probes of each module on every device here that it can run on, twice. The bundle
+            carries its probes in any case: ``optgen verify`` runs them anywhere.
         settings:
             ``rng``: True, or a key, if the loss takes one.
             ``metrics``: of ``grad_norm`` and ``param_norm``, what to compute besides.
@@ -72,12 +78,14 @@ def compile_step(
         HyperparameterError: for a setting that does not exist.
         UnsupportedTargetError: for a target that lacks what the step needs, or would compute it wrong.
         CompileError: if the compiler refuses the program.
+        WrongResultError: if a module gives wrong results here, or others each time.
         CompilerNotFoundError: if JAX or the compiler is not installed.
     """
     plan = plan_step(loss_fn, params, batch, optimizer, **settings)
     files: dict[str, bytes] = {}
     modules: list[StepModule] = []
     entries: tuple[EntryInfo, ...] = ()
+    traced: dict[str, tuple[dict[str, Part], tuple[EntryInfo, ...]]] = {}
     for each in [targets] if isinstance(targets, str | Target) else targets:
         target = get_target(each)
         if progress:
@@ -85,6 +93,7 @@ def compile_step(
         compute = plan.update.compute(plan.asked or (None if target.backend == "cpu" else "f32"))
         parts = plan.parts(compute)
         entries = plan.entries(parts)
+        traced[compute] = parts, entries
         _check(target, plan, parts, compute)
         module, data = _compile(plan, target, compute, parts, entries, in_place, use_cache)
         files[module.file] = data
@@ -114,7 +123,10 @@ def compile_step(
         stablehlo={name.partition("/")[2].removesuffix(".mlir"): name for name in files if name.endswith(".mlir")},
         versions={"optgen": __version__, "iree-base-compiler": compiler_version(), "jax": version("jax")},
     )
-    return StepBundle.of(manifest, files)
+    bundle = attach(StepBundle.of(manifest, files), lambda: step_recipes(plan, traced))
+    if check:
+        check_bundle(bundle)
+    return bundle
 
 
 def _stablehlo(key: str, compute: str) -> str:
@@ -163,7 +175,8 @@ def _compile(
     for attempt in range(_ROUNDS + 1):
         if not in_place or attempt == _ROUNDS:
             apart = set(every)
-        text = plan.text(compute, parts, entries, apart, fence_pools=target.backend == "vulkan")
+        cpu, vulkan = target.backend == "cpu", target.backend == "vulkan"
+        text = plan.text(compute, parts, entries, apart, fence_pools=vulkan, fuse=cpu)
         made = compile_and_print(text, flags, use_cache=use_cache)
         hazards = find_hazards(made.printed, movable=target.backend != "cpu")
         by_name = {e.name: e for e in entries}

@@ -42,6 +42,9 @@ class Update:
         stored: arrays that some state starts with, by the number of its leaf.
         init: for optax, what computes state from the params, and its results.
         counts: whether the step counts updates in ``state/step``.
+        loss_scales: names of numbers among the arguments that the loss is to be multiplied by, since the update divides
+            grads by them.
+        loss_scale: a constant that it is to be multiplied by besides.
     """
 
     name: str
@@ -53,6 +56,8 @@ class Update:
     stored: Mapping[str, Any] = field(default_factory=dict)
     init: Part | None = None
     counts: bool = True
+    loss_scales: tuple[str, ...] = ()
+    loss_scale: float = 1.0
 
     def compute(self, asked: str | None) -> str:
         """The arithmetic that is used where ``asked`` was asked for; by default the exact one."""
@@ -115,12 +120,12 @@ def optax_update(transformation: Any, params: Any) -> OptaxUpdate:
     init = None
     if traced.init is not None:
         taken = tuple(leaf for a, leaf in zip(traced.arguments, leaves, strict=True) if a.tree == "params")
-        init = Part(traced.init, taken, tuple(computed))
+        init = Part(traced.init, taken, tuple(computed), traced.init_jaxpr)
     return OptaxUpdate(
         traced.name,
         tuple(state),
         stored=stored,
         init=init,
         counts=False,
-        part=Part(traced.stablehlo, tuple(leaves), outputs),
+        part=Part(traced.stablehlo, tuple(leaves), outputs, traced.jaxpr),
     )

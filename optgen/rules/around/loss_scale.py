@@ -56,7 +56,8 @@ def scale_by_loss(scale: float = 65536.0, *, dynamic: bool = True, **numbers: fl
     are clipped as well.
 
     Args:
-        scale: the first scale. Multiply the loss by ``state["loss_scale"]`` before each step.
+        scale: the first scale. Multiply the loss by ``state["loss_scale"]`` before each step; whole training steps
+            (:func:`optgen.train.compile_step`) do that themselves.
         dynamic: whether the scale changes, as ``torch.amp.GradScaler``'s does; else it is the hyperparameter
             ``loss_scale``.
         numbers: ``growth_factor`` (2), ``backoff_factor`` (0.5), ``growth_interval`` (2000).
@@ -76,4 +77,4 @@ def _named(part: Part, name: str) -> Part:
     from dataclasses import replace
 
     assert part.before is not None
-    return replace(part, name=name, before=replace(part.before, name=name))
+    return replace(part, name=name, before=replace(part.before, name=name, loss_scales=("loss_scale",)))

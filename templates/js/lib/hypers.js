@@ -12,6 +12,7 @@ const PARTS = {
 /** The numbers that kernels are given: those of `hypers`, checked, and defaults for the rest. */
 export function numbersOf(rule, hypers) {
   const known = rule.hypers;
+  checkObject(hypers);
   for (const name of Object.keys(hypers)) {
     if (!Object.hasOwn(known, name) && !Object.hasOwn(rule.scalars, name)) {
       const has = [...Object.keys(known), ...Object.keys(rule.scalars)].join(", ") || "none";
@@ -37,6 +38,25 @@ export function initialOf(rule, hypers) {
     start[slot] = named ? checkHyper(first, rule.hypers[first], hypers[first] ?? rule.hypers[first].default) : first;
   }
   return start;
+}
+
+/** Throws unless `hypers` may hold hyperparameters. */
+export function checkObject(hypers) {
+  if (typeof hypers !== "object" || hypers === null) {
+    throw new HyperparameterError(`hyperparameters must be an object (got ${hypers})`);
+  }
+}
+
+/** Throws unless `count` may be that of an optimizer's updates: it is one less than the number of the next. */
+export function checkCount(count) {
+  if (!Number.isSafeInteger(count) || count < 0) {
+    throw new HyperparameterError(`'stepCount' must be a whole number of at least 0 (got ${count})`);
+  }
+}
+
+/** Throws unless `scalars` has each number of a rule's scalar state. */
+export function checkScalars(rule, scalars) {
+  for (const name of Object.keys(rule.scalars)) checkNumber(name, scalars?.[name]);
 }
 
 function checkNumber(name, value) {

@@ -1,5 +1,5 @@
 // Optimizer updates: of one leaf at a time, and of whole trees.
-import { initialOf, numbersOf } from "./hypers.js";
+import { checkCount, checkObject, checkScalars, initialOf, numbersOf } from "./hypers.js";
 import { ArrayError, HyperparameterError, Tensor, arrayType, checkArray, checkOverlap, toNumber } from "./memory.js";
 
 /** A compiled update rule. `rule` is what the package says of it, `run` its host program. */
@@ -142,7 +142,9 @@ export class Optimizer {
         checkArray(grads[name], rule.operands[1].dtype, end - start, `grads.${name}`);
       }
     }
+    checkObject(hypers);
     if (Object.hasOwn(hypers, "step")) throw new HyperparameterError("'step' is counted by the optimizer: set stepCount instead");
+    checkCount(this.stepCount);
     const counted = Object.hasOwn(rule.hypers, "step") ? { step: this.stepCount + 1 } : {};
     const numbers = numbersOf(rule, { ...hypers, ...counted, ...this.scalars });
     if (grads !== this.arrays[target]) {
@@ -187,6 +189,8 @@ export class Optimizer {
         sources.push([o.name, name, source]);
       }
     }
+    checkCount(snapshot.stepCount);
+    checkScalars(this.#update.rule, snapshot.scalars);
     for (const [operand, name, source] of sources) this.arrays[operand][name].set(source);
     this.stepCount = snapshot.stepCount;
     this.scalars = { ...snapshot.scalars };

@@ -1,0 +1,138 @@
+"""Putting JAX functions into a StableHLO module, in the place of its operations."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from optgen.dsl.trace import import_jax
+
+#: What JAX lowers functions for: no device that it knows. For CPUs it writes random bits as loops, which take part in
+#: neither fusion nor in-place updates, and are control flow to callers without a runtime.
+PLATFORM = "iree"
+
+_DTYPES = {
+    "i1": "bool", "i8": "int8", "i16": "int16", "i32": "int32", "i64": "int64", "ui8": "uint8", "ui16": "uint16",
+    "ui32": "uint32", "ui64": "uint64", "f16": "float16", "bf16": "bfloat16", "f32": "float32", "f64": "float64",
+}  # fmt: skip
+
+
+class Rewriter:
+    """A module that is being changed.
+
+    Attributes:
+        ir: the compiler's bindings.
+        module: what is changed.
+        changed: whether anything was.
+    """
+
+    def __init__(self, ir: Any, module: Any) -> None:
+        self.ir, self.module, self.changed = ir, module, False
+        self._made: dict[tuple[Hashable, ...], tuple[str, list[Any]]] = {}
+
+    def call(self, before: Any, function: Callable[..., Any], operands: Sequence[Any], key: Hashable) -> list[Any]:
+        """The results of a JAX function, called right before an operation.
+
+        Args:
+            before: the operation.
+            function: of arrays, to an array or several.
+            operands: values of the module.
+            key: what tells this function from others, beside the types of its operands.
+        """
+        ir = self.ir
+        types = tuple(str(v.type) for v in operands)
+        if (key, *types) not in self._made:
+            self._made[key, *types] = self._insert(function, operands)
+        name, results = self._made[key, *types]
+        self.changed = True
+        with ir.InsertionPoint(before), before.location:
+            made = ir.Operation.create(
+                "func.call",
+                results=results,
+                operands=list(operands),
+                attributes={"callee": ir.FlatSymbolRefAttr.get(name)},
+            )
+        return list(made.results)
+
+    def replace(self, op: Any, function: Callable[..., Any], key: Hashable) -> None:
+        """Puts a JAX function of an operation's operands in its place."""
+        values = self.call(op, function, list(op.operands), key)
+        for old, new in zip(op.results, values, strict=True):
+            old.replace_all_uses_with(new)
+        op.erase()
+
+    def _insert(self, function: Callable[..., Any], operands: Sequence[Any]) -> tuple[str, list[Any]]:
+        """Adds a function to the module; its name and the types of its results."""
+        jax, ir = import_jax(), self.ir
+        with jax.enable_x64(True):
+            structs = [jax.ShapeDtypeStruct(shape_of(v), dtype_of(v)) for v in operands]
+            text = jax.jit(function, keep_unused=True).trace(*structs).lower(lowering_platforms=(PLATFORM,)).as_text()
+        taken = {_symbol(ir, f.operation) for f in self.module.body.operations}
+        prefix = next(f"repair{n}_" for n in range(len(self._made), 1 << 30) if f"repair{n}_main" not in taken)
+        other = ir.Module.parse(text)
+        own = [f.operation for f in other.body.operations]
+
+        def visit(op: Any) -> Any:
+            for note in ("callee", "decomposition"):
+                if note in op.attributes:
+                    called = ir.FlatSymbolRefAttr(op.attributes[note]).value
+                    op.attributes[note] = ir.FlatSymbolRefAttr.get(prefix + called)
+            return ir.WalkResult.ADVANCE
+
+        other.operation.walk(visit)
+        results: list[Any] = []
+        for each in own:
+            name = _symbol(ir, each)
+            if name == "main":
+                results = list(ir.FunctionType(ir.TypeAttr(each.attributes["function_type"]).value).results)
+            each.attributes["sym_name"] = ir.StringAttr.get(prefix + name)
+            each.attributes["sym_visibility"] = ir.StringAttr.get("private")
+            for note in ("res_attrs", "arg_attrs"):
+                if note in each.attributes:
+                    del each.attributes[note]
+            each.clone(ir.InsertionPoint(self.module.body))
+        return f"{prefix}main", results
+
+
+#: Looks at an operation of the module and changes it where it must be changed.
+Repair: TypeAlias = Callable[[Rewriter, Any], None]
+
+
+def _symbol(ir: Any, op: Any) -> str:
+    return str(ir.StringAttr(op.attributes["sym_name"]).value)
+
+
+def shape_of(value: Any) -> tuple[int, ...]:
+    """The extents of a value of the module."""
+    return tuple(int(n) for n in re.findall(r"(\d+)x", str(value.type).partition("<")[2]))
+
+
+def dtype_of(value: Any) -> Any:
+    """The element type of a value of the module, as JAX calls it."""
+    import jax.numpy as jnp
+
+    name = _DTYPES[element_of(value)]
+    return jnp.bfloat16 if name == "bfloat16" else np.dtype(name)
+
+
+def element_of(value: Any) -> str:
+    """The element type of a value of the module, as MLIR calls it."""
+    found = re.match(r"tensor<(?:\d+x)*([a-z]+\d*)", str(value.type))
+    return found[1] if found else ""
+
+
+def numbers(attribute: Any, name: str = "") -> list[int]:
+    """The integers of a list: the attribute itself, or its part that is called ``name``; empty where it has none."""
+    text = str(attribute)
+    pattern = rf"\b{name} = \[([^\]]*)\]" if name else r": ([^>]*)>|array<i64>"
+    found = re.search(pattern, text)
+    return [int(n) for n in found[1].split(",")] if found and found[1] and found[1].strip() else []
+
+
+def number(attribute: Any, name: str) -> int:
+    """An integer of an attribute by name; 0, as MLIR leaves it out, where it has none."""
+    found = re.search(rf"\b{name} = (-?\d+)", str(attribute))
+    return int(found[1]) if found else 0

@@ -1,0 +1,1 @@
+"""Probes: what a module must answer to inputs that every runtime can make, and how exactly."""

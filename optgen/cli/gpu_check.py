@@ -14,10 +14,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import typer
 from rich.console import Console
 from rich.table import Table
 
 from optgen.bench.gpu import TREES, measure
+from optgen.cli.verify import verify_command
 from optgen.errors import CompilerNotFoundError, OptgenError
 from optgen.runtime.device import list_devices
 from optgen.runtime.loading import prebuilt_bundle, prebuilt_names
@@ -103,16 +105,48 @@ def timings(times: Sequence[dict[str, Any]], title: str) -> Table:
     return table
 
 
+def bundles(arguments: Sequence[str]) -> list[str]:
+    """The arguments that are neither options nor the folder of ``--out``."""
+    folders = {i + 1 for i, argument in enumerate(arguments) if argument == "--out"}
+    return [a for i, a in enumerate(arguments) if not a.startswith("--") and i not in folders]
+
+
+def verify_given(console: Console, names: Sequence[str], found: Sequence[tuple[str, str]]) -> int:
+    """Verifies bundles as ``optgen verify`` does, one after the other, on each GPU.
+
+    Returns:
+        0 if all is well, 1 if one of them is wrong or cannot run, or where there is no GPU: then nothing is proven.
+    """
+    if not found:
+        console.print("There is no GPU here (no CUDA driver, no Vulkan device but software): nothing was verified.")
+        return 1
+    bad = 0
+    for driver, description in found:
+        console.print(f"{driver}: {description}")
+        for name in names:
+            try:
+                verify_command([name], [driver])
+            except typer.Exit as end:
+                bad += end.exit_code != 0
+            except (OptgenError, RuntimeError) as error:
+                console.print(f"[red]{name} on {driver} failed: {error}[/]")
+                bad += 1
+    return 1 if bad else 0
+
+
 def main(arguments: Sequence[str]) -> int:
     """Compiles, then checks and times every GPU, prints tables, and with ``--out FOLDER`` writes them there as dated
     JSON.
 
-    ``--software`` takes software drivers for GPUs, to try the check itself; ``--quick`` times small trees alone.
+    ``--software`` takes software drivers for GPUs, to try the check itself; ``--quick`` times small trees alone. With
+    paths of bundles, of any kind and compiled elsewhere, it verifies those on every GPU, and does nothing else.
 
     Returns:
         0 if all is well or there is no GPU, 1 if a result is wrong or a device fails.
     """
     console = Console()
+    if given := bundles(arguments):
+        return verify_given(console, given, gpus(software="--software" in arguments))
     made: list[dict[str, Any]] = []
     try:
         made = compiled()

@@ -42,6 +42,8 @@ _SUBGROUPS = frozenset({*range(259, 272), *range(333, 367), *range(4421, 4433), 
 _BUILT_IN, _SUBGROUP_NUMBERS = 11, frozenset({36, 38, 40, 41, 4416, 4417, 4418, 4419, 4420})
 _EXECUTION_MODES = frozenset({35, 36, 37})
 _DIVISIONS = (134, 135)
+#: What modules with kernels for Vulkan call their format.
+_FORMAT = b"vulkan-spirv"
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,10 @@ def find_faults(module: bytes, *, subgroups: bool = False) -> list[Fault]:
         subgroups: whether operations over subgroups are allowed, as they are for one chip.
     """
     found: list[Fault] = []
-    for shader in shaders(module):
+    kernels = shaders(module)
+    if not kernels and _FORMAT in module:
+        return [Fault("a kernel", "cannot be found in the module", race=False)]
+    for shader in kernels:
         names = ", ".join(shader.entries.values())
         try:
             if not subgroups:
@@ -175,7 +180,8 @@ class _Kernel:
         bounds = self._addresses.bounds(block.label)
         for each in block.body:
             if each.opcode == CONTROL_BARRIER:
-                yield self._barrier(each)
+                self._check_barrier(each)
+                yield None
             elif each.opcode == LOAD:
                 yield from self._access(each.operands[0], bounds, reads=True)
             elif each.opcode == STORE:
@@ -192,7 +198,7 @@ class _Kernel:
         made = self._shader.instructions.get(kind)
         return made is not None and made.opcode == TYPE_POINTER
 
-    def _barrier(self, each: Instruction) -> None:
+    def _check_barrier(self, each: Instruction) -> None:
         numbers = [self._shader.number(operand) for operand in each.operands]
         execution, _, semantics = numbers
         if execution is None or execution > _SCOPE_WORKGROUP or semantics is None:

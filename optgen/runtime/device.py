@@ -161,23 +161,18 @@ class Device:
         buffer = self.hal.allocator.import_host_allocation(memory, self._host_memory, self._mapped_usage)
         return self._view(buffer, shape, dtype), buffer
 
-    def subgroups(self) -> tuple[int, int] | None:
-        """The least and the greatest size of a Vulkan device's subgroups; None where the driver does not say."""
+    def subgroup_size(self) -> int | None:
+        """The size of a Vulkan device's subgroups, for kernels that ask for none; None if the driver does not say."""
         if self.backend != "vulkan":
             return None
         driver = self._rt.get_driver(self.uri.partition("://")[0])
         try:
             known = driver.query_available_devices()
             mine = next((d for d in known if d["path"] and self.uri.endswith(d["path"])), known[0])
-            text = driver.dump_device_info(mine["device_id"])
+            found = re.search(r"^subgroup: size=(\d+)", driver.dump_device_info(mine["device_id"]), re.MULTILINE)
         except (RuntimeError, ValueError, IndexError):
             return None
-        found = re.search(r"subgroup: size=(\d+)(?:.*?minSubgroupSize=(\d+) maxSubgroupSize=(\d+))?", text)
-        if found is None:
-            return None
-        least, most = (int(found[2]), int(found[3])) if found[2] else (0, 0)
-        # Drivers without control over the size say 0 for both.
-        return (least, most) if 0 < least <= most else (int(found[1]), int(found[1]))
+        return int(found[1]) if found else None
 
     def workers(self, elements: int, compute: str) -> Device | None:
         """The pool of threads to share a call on so many elements with, where there is one and it pays."""

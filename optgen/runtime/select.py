@@ -17,21 +17,17 @@ _VENDORS = {
 }  # fmt: skip
 
 
-#: The sizes of subgroups that modules for a chip are compiled for: their kernels combine as many invocations.
-_SUBGROUPS = {"adreno": 64, "valhall": 16, "rdna": (32, 64), "turing": 32, "ampere": 32, "ada": 32}
+#: The subgroups that modules for a chip are compiled for: their kernels combine the numbers of so many invocations.
+_SUBGROUPS = {"adreno": 64, "valhall": 16, "rdna": 32, "turing": 32, "ampere": 32, "ada": 32}
 
 
 def _unfit_subgroups(chip: str, device: Device) -> str:
     """Why the device's subgroups are not those that a module for ``chip`` counts on; empty if they are."""
     wanted = next((size for key, size in _SUBGROUPS.items() if chip.startswith(key)), None)
-    sizes = wanted if isinstance(wanted, tuple) else (wanted,)
-    found = device.subgroups()
-    if found is None:
-        return f"is for {chip}, and the driver does not say how large the device's subgroups are (target vulkan is for all)"
-    if found[0] == found[1] and found[0] in sizes:
+    if (found := device.subgroup_size()) == wanted and found is not None:
         return ""
-    has = f"{found[0]}" if found[0] == found[1] else f"{found[0]} to {found[1]}"
-    return f"needs subgroups of {' or '.join(map(str, sizes))} (the device has {has}; target vulkan is for all)"
+    has = "the driver does not say what the device has" if found is None else f"the device has {found}"
+    return f"needs subgroups of {wanted} ({has}; target 'vulkan' is right for all)"
 
 
 def unfit(module: ModuleInfo, device: Device) -> str:

@@ -156,6 +156,7 @@ class _Scalars:
     def __init__(self) -> None:
         self._made: dict[Any, Callable[[], Any]] = {}
         self._values: dict[Any, Any] = {}
+        self._numbers: dict[int, int] = {}
         self._wanted: dict[Any, None] = {}
 
     def of(self, leaf: LeafTrace) -> dict[Any, Any]:
@@ -163,7 +164,8 @@ class _Scalars:
         jaxpr = leaf.jaxpr.jaxpr
         keys: dict[Any, Any] = {}
         for var, value in zip(jaxpr.invars[leaf.tensors :], leaf.arguments[leaf.tensors :], strict=True):
-            keys[var] = ("input", id(value))
+            # By number, in order of appearance: an address would make names, and the text, differ from run to run.
+            keys[var] = ("input", self._numbers.setdefault(id(value), len(self._numbers)))
             self._values[keys[var]] = value
 
         def key(var: Any) -> Any:
@@ -171,7 +173,7 @@ class _Scalars:
                 return ("literal", str(var.val), str(var.aval))
             return keys.get(var)
 
-        made: set[Any] = set()
+        made: dict[Any, None] = {}
         for equation in jaxpr.eqns:
             given = [key(var) for var in equation.invars]
             if None in given or not given or _tree_kind(equation) or (_is_call(equation) and _has_tree_in(equation)):
@@ -181,14 +183,15 @@ class _Scalars:
             name = (equation.primitive.name, str(equation.params), tuple(given))
             for position, var in enumerate(equation.outvars):
                 keys[var] = (name, position)
-                made.add(var)
+                made[var] = None
             self._made.setdefault(name, self._maker(equation, given))
         used = {
             v for e in jaxpr.eqns if not all(o in keys for o in e.outvars) for v in e.invars if not hasattr(v, "val")
         }
         used |= {v for v in jaxpr.outvars if not hasattr(v, "val")}
-        for var in made & used:
-            self._wanted[keys[var]] = None
+        for var in made:
+            if var in used:
+                self._wanted[keys[var]] = None
         return {var: keys[var] for var in made}
 
     def _maker(self, equation: Any, given: Sequence[Any]) -> Callable[[], Any]:
@@ -210,7 +213,7 @@ class _Scalars:
 
     def compute(self) -> None:
         """Computes what leaves need."""
-        wanted = sorted(self._wanted, key=str)
+        wanted = list(self._wanted)
         if wanted:
             found = import_jax().lax.optimization_barrier([self._value(key) for key in wanted])
             self._values.update(zip(wanted, found, strict=True))

@@ -26,13 +26,13 @@ _OPERATIONS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
     "chlo.asin": (elementary.asin, _BOTH),
     "chlo.acos": (elementary.acos, _BOTH),
     "stablehlo.cbrt": (elementary.cbrt, _BOTH),
-    "stablehlo.exponential_minus_one": (elementary.expm1, _WIDE),
-    "stablehlo.log_plus_one": (elementary.log1p, _WIDE),
+    "stablehlo.exponential_minus_one": (elementary.expm1, _BOTH),
+    "stablehlo.log_plus_one": (elementary.log1p, _BOTH),
     "stablehlo.tanh": (elementary.tanh, _WIDE),
     "chlo.sinh": (elementary.sinh, _WIDE),
-    "chlo.asinh": (elementary.asinh, _WIDE),
-    "chlo.acosh": (elementary.acosh, _WIDE),
-    "chlo.atanh": (elementary.atanh, _WIDE),
+    "chlo.asinh": (elementary.asinh, _BOTH),
+    "chlo.acosh": (elementary.acosh, _BOTH),
+    "chlo.atanh": (elementary.atanh, _BOTH),
 }
 
 

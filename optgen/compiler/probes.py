@@ -20,6 +20,10 @@ from optgen.lower.evaluate import evaluate
 _STEPS = (1, 2, 1000)
 _SIZES = (1, 37, 70)
 
+#: Runs of rules without a graph, by the seeds of their noise.
+_RUNS = (0, 2, 4, 6)
+#: One rounding of f64, how many bits of a result of such a rule are kept, and what keeps terms from powers of two.
+_ROUNDING, _BITS, _ASIDE = 2.0**-53, 28, 1.0137
 #: Where the tails of numpy's normal distribution begin.
 _TAIL = 3.65
 
@@ -103,17 +107,40 @@ def _hypers(spec: KernelSpec, step: int, index: int) -> dict[str, float]:
 def _run_traced(
     spec: KernelSpec, shape: tuple[int, ...], inputs: list[np.ndarray], numbers: list[float]
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """The reference for a rule that has no graph: JAX itself, in float64. The largest term of a result is at least the
-    larger of its old value and its new one."""
+    """The reference for a rule that has no graph: its trace, in float64.
+
+    The largest term of a result is at least its old value and its new one, and what one rounding of each operation may
+    amount to in it, as runs in stochastic arithmetic show: sums over many elements are as exact as their terms. Results
+    are rounded to what decides about types narrower than f64, since the last bits of f64 depend on the processor.
+    """
     from optgen.dsl.trace import import_jax, traceable
+    from optgen.probes.interpret import interpret
+    from optgen.probes.noise import AMPLITUDE, Noise
 
     jax = import_jax()
     with jax.enable_x64(True):
         tensors = [x.reshape(o.shape_for(shape)) for x, o in zip(inputs, spec.operands, strict=True)]
-        results = jax.jit(traceable(reference_spec(spec)))(*tensors, *numbers)
-        outputs = [np.asarray(r, np.float64).ravel() for r in results]
+        arguments = [*tensors, *(np.float64(number) for number in numbers)]
+        closed = jax.make_jaxpr(traceable(reference_spec(spec)))(*arguments)
+        found = [interpret(closed, arguments, Noise(seed)) for seed in _RUNS]
+    runs = [np.stack([np.asarray(run[k], np.float64).ravel() for run in found]) for k in range(len(found[0]))]
     old = [x for x, o in zip(inputs, spec.operands, strict=True) if o.role != "input"]
-    return outputs, [np.maximum(np.abs(new), np.abs(was)) for new, was in zip(outputs, old, strict=True)]
+    outputs, terms = [], []
+    for values, was in zip(runs, old, strict=True):
+        mean = values.mean(0)
+        rounding = np.abs(values - mean).max(0) / (AMPLITUDE["f64"] * _ROUNDING)
+        term = np.maximum(np.maximum(np.abs(mean), np.abs(was)), rounding)
+        if spec.dtypes.compute != "f64":
+            grid = np.ldexp(1.0, np.frexp(np.maximum(term, 1e-300))[1] - _BITS)
+            mean = np.rint(mean / grid) * grid
+        outputs.append(mean)
+        terms.append(_coarse(term))
+    return outputs, terms
+
+
+def _coarse(term: np.ndarray) -> np.ndarray:
+    """The next power of two: an error's unit is one in the last place, which depends on nothing else."""
+    return np.where(term > 0, np.ldexp(1.0, np.frexp(term * _ASIDE)[1]), 0.0)
 
 
 def _npz(arrays: dict[str, np.ndarray]) -> bytes:

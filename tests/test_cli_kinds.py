@@ -36,7 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         optax.chain(optax.clip_by_global_norm(1.0), optax.adam(0.1)), like=PARAMS, target=targets
     ).save(made / "transform.optgen")  # fmt: skip
     og.train.compile_step(
-        error, PARAMS, BATCH, "lion", targets=targets, groups={"b": {"weight_decay": 0.0}}, eval_fn=error
+        error, PARAMS, BATCH, "lion", targets=[*targets, "cuda"], groups={"b": {"weight_decay": 0.0}}, eval_fn=error
     ).save(made / "step.optgen")
     return made
 

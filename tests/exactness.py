@@ -308,7 +308,7 @@ def of_optgen(row: Row, opt: Any, dtype: str) -> Peer:
         state = {"step": step - 1, **scalars, **{n: typed[n] for n in opt.manifest.state}}
         opt.step(
             typed["w"], inputs if len(inputs) > 1 else inputs["g"], state,
-            **{k: v for k, v in row.numbers.items() if not isinstance(v, bool)},
+            **{k: v for k, v in row.numbers.items() if not isinstance(v, bool) and k not in opt.idle},
         )  # fmt: skip
         return {"w": tensors["w"], **{n: tensors[n] for n in opt.manifest.state}}
 

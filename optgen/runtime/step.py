@@ -59,7 +59,7 @@ class TrainStep:
         self._elements = sum(int(np.prod(a.shape)) for a in manifest.arguments if a.role not in ("state", "eval_batch"))
         taken = {i for entry in manifest.entries for i in entry.takes}
         read = {a.hyper.hyper for i, a in enumerate(manifest.arguments) if a.hyper is not None and i in taken}
-        self._idle = frozenset(self._hypers) - read - {manifest.every}
+        self.idle = frozenset(self._hypers) - read - {manifest.every}
         self._starts = {a.path: a.initial.path for a in manifest.arguments if a.initial and a.initial.kind == "hyper"}
         self._module: LoadedModule | None = None
         self._leaves = StepLeaves(manifest)
@@ -132,8 +132,8 @@ class TrainStep:
         """
         given = {**hypers, **({} if lr is None else {"lr": lr})}
         values = self._resolve(given)
-        if self._idle:
-            refuse_idle(self._idle, given, self._starts, self.manifest.optimizer)
+        if self.idle:
+            refuse_idle(self.idle, given, self._starts, self.manifest.optimizer)
         key = self._leaves.key(rng)
         module = self._loaded()
         held = self._hold(params, state)

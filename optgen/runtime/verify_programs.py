@@ -320,7 +320,8 @@ def _run_step(step: TrainStep, probe: Probe) -> Ran:
         batch = _tree(placed(of("batch"), call.seed), "batch")
         key = next(iter(_made(probe, of("rng"), call.seed).values()), None)
         ran.before.append(_copies(params, state))
-        loss, metrics = step.step(params, state, batch, rng=key, **call.hypers)
+        read = {name: value for name, value in call.hypers.items() if name not in step.idle}
+        loss, metrics = step.step(params, state, batch, rng=key, **read)
         found = {"loss": np.asarray(loss), **dict(walk(metrics, "metrics")), **_copies(params, state)}
         ran.results.append({leaf.path: np.asarray(found[leaf.path]) for leaf in info.results})
     ran.overwritten = guarded.overwritten()

@@ -21,9 +21,10 @@ UNARY = {
 }  # fmt: skip
 #: Of two.
 BINARY = {"arctan2": 2.5, "maximum": 0, "minimum": 0, "hypot": 4, "copysign": 0, "fmod": 0}
-#: What Vulkan's drivers compute by exponentials and logarithms of their own: by its specification, exp(x) is within
-#: 3 + 2 |x| ulp.
-DRIVER = {"exp", "expm1", "sinh", "cosh", "tanh", "log", "log1p", "arcsinh"}
+#: What is an exponential of the driver's on Vulkan, or made of one: by Vulkan's specification its error is up to
+#: 3 + 2 |x| ulp (Mesa's software driver: 22.5 ulp at 88.5). The logarithm, which may be off by 2^-21 around 1 there,
+#: keeps the bounds of the other targets on that driver, and so does what is made of it.
+EXPONENTIAL = {"exp", "expm1", "sinh", "cosh"}
 EXTREME = np.array(
     [0, -0.0, np.inf, -np.inf, np.nan, 1, -1, 0.5, -0.5, 1.5, 2.5, -2.5, 1e-20, -1e-20, 3e38, -3e38, 1e10, 88.5, 20,
      5156637.0, 257505394688.0, 3, 1e5, -0.7, 8.1],
@@ -67,9 +68,43 @@ def test_functions_of_f32(target: str, tmp_path: Path, request: Any) -> None:
         with np.errstate(all="ignore"):
             exact = getattr(np, name)(*wide[: 1 if name in UNARY else 2])
         off = errors(result, exact)
-        if target == "vulkan" and name in DRIVER:
-            bound = 3 + 2 * 89
-        assert off.max() <= bound, (name, off.max(), x[off.argmax()], result[off.argmax()], exact[off.argmax()])
+        allowed = np.full(x.size, float(bound))
+        if target == "vulkan" and name in EXPONENTIAL:
+            allowed = np.maximum(bound, 3 + 2 * np.nan_to_num(np.abs(wide[0]), nan=0, posinf=0))
+        worst = (off - allowed).argmax()
+        assert (off <= allowed).all(), (name, off[worst], x[worst], y[worst], result[worst], exact[worst])
+
+
+def test_remainders_are_exact() -> None:
+    """Of any bits, denormal ones too, as C's fmod."""
+    import jax
+
+    from optgen.lower.repair.remainder import remainder
+
+    rng = np.random.default_rng(2)
+    for dtype, unsigned in ((np.float32, np.uint32), (np.float64, np.uint64)):
+        x, y = rng.integers(0, np.iinfo(unsigned).max, (2, 20000), dtype=unsigned).view(dtype)
+        info = np.finfo(dtype)
+        some = [
+            0,
+            -0.0,
+            np.inf,
+            -np.inf,
+            np.nan,
+            2.5,
+            -1,
+            info.max,
+            info.tiny,
+            info.tiny / 4,
+            3 * info.smallest_subnormal,
+        ]
+        pairs = np.array([(a, b) for a in some for b in some], dtype)
+        small = rng.integers(0, 1 << 20, 1000, dtype=unsigned).view(dtype)
+        x, y = np.concatenate([x, pairs[:, 0], x[:1000], small]), np.concatenate([y, pairs[:, 1], small, small[::-1]])
+        with jax.enable_x64(True), np.errstate(all="ignore"):
+            found, wanted = np.asarray(jax.jit(remainder)(x, y)), np.fmod(x, y)
+        same = (found.view(unsigned) == wanted.view(unsigned)) | (np.isnan(found) & np.isnan(wanted))
+        assert same.all(), (x[~same][:3], y[~same][:3], found[~same][:3], wanted[~same][:3])
 
 
 def test_functions_of_f64() -> None:

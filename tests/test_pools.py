@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from on_targets import TARGETS, flat, run
+from on_targets import flat, run
 
-_POOLS: list[tuple[tuple[int, ...], tuple[int, ...], Any]] = [
-    ((1, 2, 2, 1), (1, 2, 2, 1), "VALID"),
-    ((1, 3, 3, 1), (1, 2, 2, 1), "SAME"),
-    ((1, 3, 2, 1), (1, 1, 3, 1), ((0, 0), (2, 1), (1, 0), (0, 0))),
+_POOLS: list[tuple[str, tuple[int, ...], tuple[int, ...], Any]] = [
+    ("max", (1, 3, 3, 1), (1, 2, 2, 1), "SAME"),
+    ("min", (1, 3, 2, 1), (1, 1, 3, 1), ((0, 0), (2, 1), (1, 0), (0, 0))),
+    ("add", (1, 3, 2, 1), (1, 2, 2, 1), ((0, 0), (2, 1), (1, 0), (0, 0))),
 ]
 
 
@@ -20,12 +20,8 @@ def pools(x: Any) -> list[Any]:
     import jax.numpy as jnp
     from jax import lax
 
-    found = []
-    for window, strides, padding in _POOLS:
-        found.append(lax.reduce_window(x, -jnp.inf, lax.max, window, strides, padding))
-        found.append(lax.reduce_window(x, jnp.inf, lax.min, window, strides, padding))
-        found.append(lax.reduce_window(x, 0.0, lax.add, window, strides, padding))
-    return found
+    start = {"max": -jnp.inf, "min": jnp.inf, "add": 0.0}
+    return [lax.reduce_window(x, start[kind], getattr(lax, kind), *shape) for kind, *shape in _POOLS]
 
 
 def everything(x: Any) -> Any:
@@ -33,15 +29,15 @@ def everything(x: Any) -> Any:
     import jax.numpy as jnp
 
     def total(x: Any) -> Any:
-        return sum(jnp.sum(jnp.cos(p) * (jnp.arange(p.size) % 7 + 1.0).reshape(p.shape)) for p in pools(x))
+        return sum(jnp.sum(jnp.square(p) * (jnp.arange(p.size) % 7 + 1.0).reshape(p.shape)) for p in pools(x))
 
     return flat([pools(x), jax.grad(total)(x)])
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", ["cpu", "vulkan", "wasm"])  # C's loops are those of CPUs and WebAssembly
 def test_pools(target: str, tmp_path: Path, request: Any) -> None:
     rng = np.random.default_rng(7)
-    x = (rng.integers(-4, 5, (2, 7, 9, 3)) / 4).astype(np.float32)  # many are equal
+    x = (rng.integers(-4, 5, (2, 7, 9, 2)) / 4).astype(np.float32)  # many are equal
     found = run(target, everything, {"x": x}, tmp_path, request)
     np.testing.assert_allclose(found, everything(x), rtol=1e-5, atol=1e-5)
 
@@ -55,7 +51,7 @@ def test_chosen_elements_are_those_of_xla() -> None:
     from optgen.lower.repair.pools import _chosen, _sent_back
 
     rng = np.random.default_rng(3)
-    for case in range(8):
+    for case in range(4):
         window, strides = [rng.integers(1, 4, 2).tolist() for _ in range(2)]
         padding = [(int(rng.integers(0, w)), int(rng.integers(0, w))) for w in window]
         x = rng.integers(-2, 3, (6, 7)).astype(np.float32)

@@ -122,6 +122,14 @@ def _scatter(jax: Any, params: dict[str, Any], given: list[Any], kind: str) -> A
     function = getattr(jax.lax, kind)
     keys = ("indices_are_sorted", "unique_indices", "mode")
     operand, indices, updates = map(jax.numpy.asarray, given)
+    if kind == "scatter" and params["update_jaxpr"] is not None:  # x.at[i].apply(f), whose updates are not read
+
+        def applied(value: Any) -> Any:
+            (found,) = jax.core.eval_jaxpr(params["update_jaxpr"], params["update_consts"], value, value)
+            return found
+
+        dimensions, others = params["dimension_numbers"], {k: params[k] for k in keys}
+        return jax.lax.scatter_apply(operand, indices, applied, dimensions, update_shape=updates.shape, **others)
     return function(operand, indices, updates, params["dimension_numbers"], **{k: params[k] for k in keys})
 
 

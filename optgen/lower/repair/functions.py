@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from optgen.lower.repair import elementary
+from optgen.lower.repair.remainder import remainder
 from optgen.lower.repair.rewriter import Repair, Rewriter, element_of
 
 _BOTH, _WIDE = ("f16", "bf16", "f32", "f64"), ("f64",)
@@ -28,6 +29,7 @@ _OPERATIONS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
     "stablehlo.cbrt": (elementary.cbrt, _BOTH),
     "stablehlo.exponential_minus_one": (elementary.expm1, _BOTH),
     "stablehlo.log_plus_one": (elementary.log1p, _BOTH),
+    "stablehlo.remainder": (remainder, _BOTH),
     "stablehlo.tanh": (elementary.tanh, _WIDE),
     "chlo.sinh": (elementary.sinh, _WIDE),
     "chlo.asinh": (elementary.asinh, _BOTH),

@@ -287,7 +287,7 @@ class _Reader:
 
     def on_util_buffer_load(self, op: Any) -> None:
         raise LoweringError(
-            f"host code looks at a number in memory ({op.results[0].type}), which the caller of C or JavaScript cannot do"
+            f"host code looks at a number in memory ({op.results[0].type}), which plain C is not written from"
         )
 
     def on_util_buffer_fill(self, op: Any) -> None:

@@ -99,7 +99,7 @@ def array_of(value: Any, path: str, what: str) -> tuple[str, np.ndarray]:
         return kind, np.asarray(value)
     got = type(value).__name__
     if isinstance(value, np.generic | int | float):  # of one, only a copy could be updated
-        got += f", a number without memory to update: take np.array(value, ...)"
+        got += ", a number without memory to update: take np.array(value, ...)"
     raise LeafError(f"{what}{_at(path)} must be a numpy, torch, JAX or optgen array (got {got})")
 
 

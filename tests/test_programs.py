@@ -144,6 +144,9 @@ def test_the_page(tmp_path: Path) -> None:
     log.write_text("".join(json.dumps(r) + "\n" for r in records))
     assert [r["result"] for r in read(log)] == ["right", "refused", "wrong"]  # the last of each
     assert reason(records[1]) == reason(records[2])
+    assert reason({"message": "an index of 7x8xf32, or 12"}) == "an index of SHAPE, or N"
     assert "| `cpu` | 3 | 1 | 1 | 0 | 1 |" in table(read(log))
     write(log, tmp_path / "page.md")
-    assert "3: `zz`" in (tmp_path / "page.md").read_text()
+    page = (tmp_path / "page.md").read_text()
+    assert "3: `zz`" in page
+    assert "3 programs, 3 runs of a program on a target" in page

@@ -32,12 +32,14 @@ def _need(target: str) -> None:
         pytest.skip(f"{tool} is not installed")
 
 
-#: With a target each, in turn; between them they have every kind of piece.
-NUMBERS = (*range(38), 83, 93)
+#: With a target each, in turn. Between them they have every kind of piece; each takes a few seconds to compile.
+NUMBERS = (
+    2, 7, 18, 20, 21, 28, 39, 45, 75, 76, 94, 109, 114, 116, 124, 133, 134, 145, 147, 152, 170, 180,
+    188, 208, 223, 227, 241,
+)  # fmt: skip
 
-#: What may be refused, in one line: inputs of types that Vulkan lacks; and what has the host look at numbers, in C and
-#: JavaScript (``lax.cond``, loops, slices at an index, and the division by a number of elements in ``jnp.var``).
-REFUSED = (1, 6, 16, 31, 8, 14, 19, 23, 29, 34)
+#: What is refused, and why: f16 on Vulkan, and the remainder of floats without a C library.
+REFUSED = {76: "it computes in f16", 109: "undefined symbol: fmodf"}
 
 
 @pytest.mark.parametrize("number", NUMBERS)
@@ -46,20 +48,23 @@ def test_programs_are_those_of_jax(number: int, worker: Worker) -> None:
     target = targets_of(number, TARGETS)[0]
     _need(target)
     record = worker.check(number, target)
-    if record["result"] == "refused" and number in REFUSED:
+    if number in REFUSED:
+        assert record["result"] == "refused", record
+        assert REFUSED[number] in record["message"]
         assert "\n" not in record["message"]
         return
-    assert record["result"] in ("right", "skipped"), record
+    assert record["result"] == "right", record
     assert not record.get("check", "").startswith("refused"), record
 
 
-def test_most_programs_have_an_answer() -> None:
-    """JAX's loss and gradients are finite, and no kind of piece is missing."""
-    made = [program(number) for number in NUMBERS]
+def test_no_kind_is_missing() -> None:
+    """Neither of piece, nor of what losses begin with, nor of target; and several rules are among them."""
+    made = [program(number) for number in NUMBERS if number not in REFUSED]
     kinds = {kind for each in made for kind in each.kinds}
     assert set(PIECES) <= kinds
     assert {"rows", "image", "sequence", "tokens", "vector", "integers"} <= kinds
-    assert len({each.rule for each in made}) > 5
+    assert len({each.rule for each in made}) >= 5
+    assert {targets_of(each.number, TARGETS)[0] for each in made} == set(TARGETS)
 
 
 def test_a_program_is_the_same_each_time() -> None:
@@ -139,6 +144,9 @@ def test_the_page(tmp_path: Path) -> None:
     log.write_text("".join(json.dumps(r) + "\n" for r in records))
     assert [r["result"] for r in read(log)] == ["right", "refused", "wrong"]  # the last of each
     assert reason(records[1]) == reason(records[2])
+    assert reason({"message": "an index of 7x8xf32, or 12"}) == "an index of SHAPE, or N"
     assert "| `cpu` | 3 | 1 | 1 | 0 | 1 |" in table(read(log))
     write(log, tmp_path / "page.md")
-    assert "3: `zz`" in (tmp_path / "page.md").read_text()
+    page = (tmp_path / "page.md").read_text()
+    assert "3: `zz`" in page
+    assert "3 programs, 3 runs of a program on a target" in page

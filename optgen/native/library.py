@@ -80,7 +80,10 @@ def compile_library(
 
     (code, host, query, printed), retried = in_known_ways(attempt, "cpu")
     text = host.decode()
-    program = parse_program(text, json.loads(query), alignment=alignment, names=names)
+    try:
+        program = parse_program(text, json.loads(query), alignment=alignment, names=names)
+    except LoweringError as error:
+        raise LoweringError(f"{error}{_suspects(mlir)}") from error
     if hazards := find_hazards(printed.decode()):
         arguments = sorted({h.argument for h in hazards})
         labels = ["memory" if i < 0 else names[i] if i < len(names) else f"argument {i}" for i in arguments]
@@ -90,6 +93,22 @@ def compile_library(
             arguments,
         )
     return Library(code, program, text, retried)
+
+
+#: What JAX's functions become that the host may be left with, and the functions that users write.
+_ON_THE_HOST = {
+    "while": "a loop (lax.scan, fori_loop, while_loop, map, jnp.searchsorted, digitize)",
+    "case": "a branch (lax.cond, lax.switch)",
+    "if": "a branch (lax.cond)",
+    "dynamic_slice": "a slice that begins at a computed index (lax.dynamic_slice, x[i] of one i; jnp.take has none)",
+    "dynamic_update_slice": "a slice that is written at a computed index (lax.dynamic_update_slice)",
+}
+
+
+def _suspects(mlir: str) -> str:
+    """What of a program is likely to be left to its caller."""
+    found = [what for name, what in _ON_THE_HOST.items() if re.search(rf"\bstablehlo\.{name}\W", mlir)]
+    return f". The program has {', '.join(found)}" if found else ""
 
 
 def _compile(mlir: str, flags: Sequence[str]) -> list[bytes]:

@@ -285,6 +285,11 @@ class _Reader:
             Copy(self.place(source, source_offset), self.place(target, target_offset), self.number(length))
         )
 
+    def on_util_buffer_load(self, op: Any) -> None:
+        raise LoweringError(
+            f"host code looks at a number in memory ({op.results[0].type}), which plain C is not written from"
+        )
+
     def on_util_buffer_fill(self, op: Any) -> None:
         pattern, target, _, offset, length = op.operands
         number = self.number(pattern)

@@ -97,7 +97,10 @@ def array_of(value: Any, path: str, what: str) -> tuple[str, np.ndarray]:
         return kind, _torch_memory(value, path, what)
     if kind == "jax":
         return kind, np.asarray(value)
-    raise LeafError(f"{what}{_at(path)} must be a numpy, torch, JAX or optgen array (got {type(value).__name__})")
+    got = type(value).__name__
+    if isinstance(value, np.generic | int | float):  # of one, only a copy could be updated
+        got += ", a number without memory to update: take np.array(value, ...)"
+    raise LeafError(f"{what}{_at(path)} must be a numpy, torch, JAX or optgen array (got {got})")
 
 
 def kind_of(value: Any) -> str:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 
 from optgen.artifact.manifest import LeafInfo
+from optgen.dtypes import INTEGERS
 from optgen.errors import UnsupportedTargetError
 from optgen.runtime.tree import show
 from optgen.targets import Target
@@ -32,7 +33,8 @@ def check_vulkan(target: Target, stablehlo: str, leaves: Sequence[LeafInfo]) -> 
     """
     for leaf in leaves:
         if leaf.dtype not in DTYPES:
-            _refuse(target, f"must use {', '.join(DTYPES)} ({show(leaf.path)} is {leaf.dtype})")
+            instead = "i32" if leaf.dtype in INTEGERS else "f32"  # of a truth value too
+            _refuse(target, f"must use {', '.join(DTYPES)} ({show(leaf.path)} is {leaf.dtype}: make it {instead})")
     for dtype in dict.fromkeys(re.findall(r"(?:x|<)(bf16|f16|f64)>", stablehlo)):
         _refuse(target, f"must use {', '.join(DTYPES)} (it computes in {dtype})")
     check_vulkan_sums(target, stablehlo)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable
@@ -27,7 +28,7 @@ def reason(record: dict[str, Any]) -> str:
     text = record.get("message", "").partition("; all of it")[0]
     text = re.sub(r"'[^']*'|\"[^\"]*\"", "'...'", text)
     text = re.sub(r"0x[0-9a-f]+|-?\d+(?:\.\d+)?(?:e[-+]?\d+)?", "N", text)
-    return re.sub(r"(?:\b\w+x)+\w*N?\b", "SHAPE", text)[:160]
+    return re.sub(r"\b(?:Nx)+\w+", "SHAPE", text)[:160]
 
 
 def table(records: Iterable[dict[str, Any]]) -> str:
@@ -71,6 +72,29 @@ def faults(records: Iterable[dict[str, Any]], result: str) -> str:
     return "\n".join(lines)
 
 
+def _effort(records: list[dict[str, Any]]) -> str:
+    """What was run, on what, and how long one takes."""
+    seconds = [float(r.get("seconds", 0.0)) for r in records]
+    mean = sum(seconds) / max(len(seconds), 1)
+    numbers = {r["program"] for r in records}
+    text = f"{len(numbers)} programs, {len(records)} runs of a program on a target, on {_processor()}. A run takes "
+    text += f"{mean:.0f} s by the clock, with whatever else the machine did."
+    if len(numbers) < 2000:
+        text += f" 2,000 have not been run: at that pace they are a matter of {2000 * mean / 3600:.0f} hours."
+    return text
+
+
+def _processor() -> str:
+    """This machine's, by its name and its vector extensions."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    fields = dict(line.split("\t", 1) for line in lines if "\t" in line)
+    name = fields.get("model name", platform.machine()).lstrip(":\t ")
+    flags = fields.get("flags", "").split()
+    has = [label for flag, label in (("avx2", "AVX2"), ("avx512f", "AVX-512")) if flag in flags]
+    return f"{name} ({', '.join(has)})" if has else name
+
+
 def write(log: Path, page: Path) -> None:
     """The page."""
     records = read(log)
@@ -83,6 +107,7 @@ def write(log: Path, page: Path) -> None:
         "*right*: within it, and the same from call to call. *wrong*: not. *alarm*: right, but called wrong by the "
         "bundle's own probes. *refused*: by an error of optgen's, before anything ran. *error*: any other exception. "
         "*crashed*, *timeout*: the process died, or did not end. *skipped*: JAX has no finite answer.",
+        _effort(records),
         table(records),
     ]
     titles = {

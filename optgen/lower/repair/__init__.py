@@ -13,11 +13,13 @@ from optgen.errors import LoweringError
 from optgen.lower.repair.functions import FUNCTIONS
 from optgen.lower.repair.indices import INDEXED
 from optgen.lower.repair.pools import POOLS
+from optgen.lower.repair.products import PRODUCTS
 from optgen.lower.repair.rewriter import PLATFORM, Repair, Rewriter
+from optgen.lower.repair.scalars import SCALARS
 from optgen.lower.repair.scatter import SCATTERS
 
 #: For each operation, what looks at it and changes it where it must be changed.
-REPAIRS: dict[str, Repair] = {**INDEXED, **SCATTERS, **POOLS, **FUNCTIONS}
+REPAIRS: dict[str, Repair] = {**INDEXED, **SCATTERS, **POOLS, **FUNCTIONS, **PRODUCTS, **SCALARS}
 
 _MENTIONED = re.compile("|".join(sorted(re.escape(name) for name in REPAIRS)))
 

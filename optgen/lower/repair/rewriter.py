@@ -64,6 +64,20 @@ class Rewriter:
             old.replace_all_uses_with(new)
         op.erase()
 
+    def spread(self, before: Any, scalar: Any, shape: Sequence[int]) -> Any:
+        """A value without dimensions in all elements of a shape, made right before an operation."""
+        ir = self.ir
+        self.changed = True
+        with ir.InsertionPoint(before), before.location:
+            kind = ir.RankedTensorType.get(list(shape), ir.RankedTensorType(scalar.type).element_type)
+            none = ir.DenseI64ArrayAttr.get([])
+            return ir.Operation.create(
+                "stablehlo.broadcast_in_dim",
+                results=[kind],
+                operands=[scalar],
+                attributes={"broadcast_dimensions": none},
+            ).results[0]
+
     def _insert(self, function: Callable[..., Any], operands: Sequence[Any]) -> tuple[str, list[Any]]:
         """Adds a function to the module; its name and the types of its results."""
         jax, ir = import_jax(), self.ir

@@ -110,8 +110,8 @@ def bundle(name: str, target: str, in_place: bool = True) -> StepBundle:
     model = MODELS[name]
     return compile_step(
         model.loss, params, batches[0], "adam", targets=target, rng=model.rng, trainable=patterns(name),
-        # Mesa compiles the kernels of a step each time that one is loaded, for up to a minute; what the probes would say
-        # of it, these tests say themselves.
+        # Mesa compiles the kernels of a step each time that one is loaded, for up to a minute, and these tests look
+        # themselves at what the probes would.
         in_place=in_place, check=target != "vulkan",
     )  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -175,7 +176,8 @@ def test_moments_that_are_not_what_the_change_is_made_of_are_not_copied() -> Non
     """One kernel reads lion's old moments and writes the new ones and the params."""
     params, batches = data()
     bundle = og.train.compile_step_c(loss, params, batches[0], "lion", "cpu:x86-64", name="mlp", rng=True)
-    assert b"copy_bytes((unsigned char *)args->" not in bundle.files["mlp.c"]
+    copied = set(re.findall(rb"copy_bytes\(\(unsigned char \*\)args->(\w+)", bundle.files["mlp.c"]))
+    assert copied <= {b"loss", b"state_step"}  # numbers, which kernels do not write in place
 
 
 def test_functions_that_overwrite_what_is_read_are_refused() -> None:

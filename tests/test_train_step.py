@@ -141,7 +141,7 @@ def test_aliased_and_not_agree_with_jax_on_the_cpu(name: str) -> None:
 @ON_VULKAN
 @pytest.mark.parametrize("name", MODELS)
 def test_aliased_agrees_with_jax_on_vulkan(name: str) -> None:
-    """The update is in f32 there. Pools have barriers around their gradient, without which it is wrong."""
+    """The update is in f32 there."""
     aliased = bundle(name, "vulkan")
     (module,) = aliased.manifest.modules
     assert (module.in_place, module.compute) == (True, "f32")
@@ -243,7 +243,8 @@ def _compare(step: TrainStep, hypers: Any, init: Any, update: Any, every: int) -
     for i in range(20):
         loss, metrics = step.step(mine, state, batches[i % 4], **hypers)
         (value, extra), grads = gradient(theirs, batches[i % 4])
-        update(theirs, {n: np.array(g) for n, g in grads.items()}, other)
+        scale = np.float32(other.get("loss_scale", 1.0))  # of the loss, and so of the grads that scale_by_loss divides
+        update(theirs, {n: np.array(g) * scale for n, g in grads.items()}, other)
         assert loss == pytest.approx(float(value), abs=1e-6)
         assert metrics["accuracy"] == pytest.approx(float(extra["accuracy"]))
         if i + 1 < every:
@@ -591,9 +592,11 @@ def test_only_adapters_are_trained() -> None:
     assert all(np.array_equal(a, b) for (_, a), (_, b) in zip(walk(mine["base"]), walk(params["base"]), strict=True))
 
 
-def test_pools_are_fenced_for_vulkan_alone() -> None:
+def test_gradients_of_pools_are_not_written_to_places_that_are_searched() -> None:
+    """For which Mesa's driver needed barriers around them."""
     params, (batch, *_) = data("pooled")
     plain = lower_step(pooled_loss, params, batch, "sgd").mlir
-    assert plain.count("select_and_scatter") >= 2
+    assert "reduce_window" in plain
+    assert "select_and_scatter" not in plain
     (module,) = bundle("pooled", "cpu").manifest.modules
     assert module.in_place

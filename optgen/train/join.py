@@ -35,7 +35,6 @@ def join(
     parts: Mapping[str, Part],
     entries: Sequence[Entry],
     *,
-    fence_pools: bool = False,
     written: Mapping[str, Sequence[str]] | None = None,
 ) -> str:
     """The module.
@@ -44,13 +43,12 @@ def join(
         name: of the module; what MLIR does not take in one becomes ``_``.
         parts: by name.
         entries: its entry points.
-        fence_pools: whether to keep the gradients of pools in kernels of their own, which Mesa's Vulkan driver needs.
         written: the functions of parts that are not to be taken from their StableHLO, ``KEY_main`` among them.
     """
     functions: list[str] = []
     used = dict.fromkeys(part for entry in entries for part in entry.parts)
     for key in used:
-        functions += (written or {}).get(key) or _functions(parts[key].stablehlo, key, fence_pools)
+        functions += (written or {}).get(key) or _functions(parts[key].stablehlo, key)
     return render("step.mlir.j2", name=symbol(name), functions=functions, entries=[_entry(e, parts) for e in entries])
 
 
@@ -96,7 +94,7 @@ def _symbol(op: Any) -> str:
     return str(op.attributes["sym_name"]).strip('"') if "sym_name" in op.attributes else ""
 
 
-def _functions(stablehlo: str, prefix: str, fence_pools: bool) -> list[str]:
+def _functions(stablehlo: str, prefix: str) -> list[str]:
     """The functions of a module, private and with ``prefix`` in their names."""
     from iree.compiler import ir
 
@@ -117,33 +115,7 @@ def _functions(stablehlo: str, prefix: str, fence_pools: bool) -> list[str]:
             for notes in ("res_attrs", "arg_attrs"):
                 if notes in op.attributes:
                     del op.attributes[notes]
-            if fence_pools:
-                _fence_pools(ir, op)
         return [str(op) for op in operations]
-
-
-def _fence_pools(ir: Any, function: Any) -> None:
-    """Barriers around the gradients of pools."""
-    pools: list[Any] = []
-
-    def visit(op: Any) -> Any:
-        if op.name == "stablehlo.select_and_scatter":
-            pools.append(op)
-        return ir.WalkResult.ADVANCE
-
-    function.walk(visit)
-    for op in pools:
-        taken = [op.operands[0], op.operands[1]]
-        with ir.InsertionPoint(op):
-            fence = ir.Operation.create(
-                "stablehlo.optimization_barrier", results=[v.type for v in taken], operands=taken
-            )
-        op.operands[0], op.operands[1] = fence.results[0], fence.results[1]
-        with ir.InsertionPoint.after(op):
-            behind = ir.Operation.create(
-                "stablehlo.optimization_barrier", results=[op.results[0].type], operands=[op.results[0]]
-            )
-        op.results[0].replace_all_uses_except(behind.results[0], behind)
 
 
 def _entry(entry: Entry, parts: Mapping[str, Part]) -> dict[str, Any]:

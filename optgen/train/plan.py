@@ -97,7 +97,6 @@ class StepPlan:
         apart: Iterable[int] = (),
         *,
         in_place: bool = True,
-        fence_pools: bool = False,
         fuse: bool = True,
         name: str = "step",
     ) -> str:
@@ -108,7 +107,6 @@ class StepPlan:
             parts, entries: as :meth:`parts` and :meth:`entries` give them.
             apart: arguments that are not to be overwritten.
             in_place: False to overwrite none.
-            fence_pools: see :func:`optgen.train.join.join`.
             fuse: whether each leaf's update is one kernel; see :func:`optgen.train.leafwise.leaf_kernels`.
             name: of the module.
         """
@@ -130,7 +128,7 @@ class StepPlan:
             for key in entry.parts
             if fuse and key in _UPDATES
         }
-        return join(name, parts, made, fence_pools=fence_pools, written=written)
+        return join(name, parts, made, written=written)
 
     def overwritten(self, entry: EntryInfo) -> tuple[int, ...]:
         """The arguments that a program may overwrite: arrays, but no single numbers, which many kernels read."""

@@ -176,8 +176,7 @@ def _compile(
     for attempt in range(_ROUNDS + 1):
         if not in_place or attempt == _ROUNDS:
             apart = set(every)
-        cpu, vulkan = target.backend == "cpu", target.backend == "vulkan"
-        text = plan.text(compute, parts, entries, apart, fence_pools=vulkan, fuse=cpu)
+        text = plan.text(compute, parts, entries, apart, fuse=target.backend == "cpu")
 
         def compiled(more: tuple[str, ...], text: str = text) -> Watched:
             return compile_and_print(text, (*flags, *more), use_cache=use_cache)

@@ -104,7 +104,10 @@ def test_dtypes_on_the_cpu(dtype: str) -> None:
     kind = np.dtype(ml_dtypes.bfloat16) if dtype == "bfloat16" else np.dtype(dtype)
     x, y = np.array([0, 1, 1, 0, 1], kind), np.array(1, kind)
     result = CompiledFunction(compile_function(lambda x, y: (x + y, x), x, y, name="add"))(x, y)
-    assert result[0].dtype == result[1].dtype == kind
+    given = (
+        np.dtype("int32") if dtype == "int64" else kind
+    )  # what JAX makes of it, unless 64-bit numbers are switched on
+    assert result[0].dtype == result[1].dtype == given
     np.testing.assert_array_equal(result[0], x + y)
     np.testing.assert_array_equal(result[1], x)
 

@@ -19,7 +19,7 @@ def idle_hypers(bundle: Bundle) -> frozenset[str]:
     ``dampening`` without momentum).
     """
     manifest = bundle.manifest
-    read: set[str] = {"step"}
+    read = {"step", *(h.name for h in manifest.hypers if h.kind == "seed")}  # kernels round by it; no trace has it
     if manifest.micro is not None:
         read.add(manifest.micro.every)
     for kernel in manifest.kernels:

@@ -134,7 +134,7 @@ def _numbers(size: int, seed: int = 0) -> np.ndarray:
 
 def test_kernels_round_by_the_documented_bits() -> None:
     """Bit for bit as numpy does it: leaves of several rows, seeds and steps beyond 16 bits."""
-    opt = compiled(put, state_dtype="f8")
+    opt = compiled(put, state_dtype="f8", check=False)
     sizes = [5, 40_000, 17]
     params = [np.zeros(n, np.float32) for n in sizes]
     grads = [_numbers(n, n) for n in sizes]
@@ -239,7 +239,7 @@ def test_random_bits_are_even_and_uncorrelated() -> None:
 def test_rounding_is_to_a_neighbour_and_unbiased(name: str) -> None:
     n = 20_000
     opt = compiled(become, dtype="bf16", grad_dtype="f32", rounding="stochastic") if name == "bf16" else None
-    opt = opt or compiled(put, state_dtype="f8")
+    opt = opt or compiled(put, state_dtype="f8", check=False)
     at = [1.2345, 1.0 + 1 / 512, 3e-7, 1e-8, 1.1e-8, 63.9, 1e-5, 0.0] if name != "f8v" else []
     at += [] if name == "f8m" else [1.9e-15, 4e-12, 1e-16, 0.3, 2000.0]
     params = [np.zeros(n, BF16 if name == "bf16" else np.float32) for _ in at]
@@ -267,7 +267,7 @@ def test_what_is_no_number_stays_none_in_bf16_and_is_the_largest_in_eight_bits()
     opt.step(w, special, opt.init(w), lr=0.0)
     assert np.array_equal(np.isnan(w.astype(np.float32)), np.isnan(special))
     assert w[:2].astype(np.float32).tolist() == [np.inf, -np.inf]
-    opt = compiled(put, state_dtype="f8")
+    opt = compiled(put, state_dtype="f8", check=False)
     state = opt.init(p := np.zeros(special.size, np.float32))
     opt.step(p, special, state, lr=0.0)
     assert to_float64(state["m"], "f8m")[[0, 1, 4, 5]].tolist() == [112.0, -112.0, 112.0, -0.0]

@@ -33,7 +33,10 @@ def idle_hypers(bundle: Bundle) -> frozenset[str]:
             counts[int(found)] = counts.get(int(found), 0) + 1
         first = len(kernel.operands)
         read |= {scalar.hyper for i, scalar in enumerate(kernel.scalars) if counts.get(first + i, 0) != 1}
-    return frozenset(h.name for h in manifest.hypers if h.name not in read and h.name not in manifest.per_element)
+    read |= set(manifest.per_element)
+    # What has no default must be given, so it cannot be refused; but for what state starts with.
+    read |= {h.name for h in manifest.hypers if h.default is None and h.name not in manifest.init.values()}
+    return frozenset(h.name for h in manifest.hypers if h.name not in read)
 
 
 def refuse_idle(idle: frozenset[str], given: Mapping[str, Any], starts: Mapping[str, Any], rule: str) -> None:

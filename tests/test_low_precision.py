@@ -29,8 +29,9 @@ F8 = {"m": "f8m", "v": "f8v"}
 def put(w: Any, g: Any, m: Any, v: Any, *, lr: Any) -> Any:
     """State becomes what the grad is; the param stays.
 
-    Second moments of eight bits have no sign, so of a negative grad the probes say rightly that it is not kept: this rule
-    is compiled without them."""
+    Second moments of eight bits have no sign, so the probes say rightly that a negative grad is not kept: the rule is
+    compiled without their check.
+    """
     return w + lr * 0.0 * g, g, g
 
 

@@ -35,6 +35,11 @@ def test_every_rule_is_a_case() -> None:
     assert len({case.id for case in (*CASES, *UNTIED)}) == len(CASES) + len(UNTIED)
 
 
+def read_by_steps(opt: Any, **hypers: Any) -> dict[str, Any]:
+    """Those of some hyperparameters that a step takes: Rprop's learning rate is what its state starts with."""
+    return {k: v for k, v in hypers.items() if k not in opt.idle}
+
+
 def start(rng: np.random.Generator) -> dict[str, np.ndarray]:
     return {k: np.asarray(rng.standard_normal(shape)) for k, shape in SHAPES.items()}
 
@@ -55,7 +60,8 @@ def test_200_steps_of_the_library(index: int, rng: np.random.Generator) -> None:
         lr = LR / 2 ** (t % 4) if changing and case.rule != "rprop" else LR
         grads, h = start(rng), {k: np.asarray(np.abs(x)) for k, x in start(rng).items()}
         hypers = {"lr": lr, **({"refresh": float(t % 3 == 1)} if case.rule == "sophia_g" else {})}
-        mine, state = opt.step(mine, {"g": grads, "h": h} if case.rule == "sophia_g" else grads, state, **hypers)
+        given = {"g": grads, "h": h} if case.rule == "sophia_g" else grads
+        mine, state = opt.step(mine, given, state, **read_by_steps(opt, **hypers))
         for k in numpy:
             inputs = [grads[k].ravel(), h[k].ravel()] if case.rule == "sophia_g" else [grads[k].ravel()]
             found = case.reference(
@@ -95,7 +101,8 @@ def test_in_place(index: int, rng: np.random.Generator) -> None:
     owners = [id(x) for tree in (params, *(state[n] for n in opt.manifest.state)) for x in tree.values()]
     grads = {k: w.astype(np.float32) for k, w in start(rng).items()}
     for _ in range(2):  # ADOPT's first step only looks
-        new, state = opt.step(params, {"g": grads, "h": grads} if case.rule == "sophia_g" else grads, state, lr=LR)
+        given = {"g": grads, "h": grads} if case.rule == "sophia_g" else grads
+        new, state = opt.step(params, given, state, **read_by_steps(opt, lr=LR))
     assert new is params
     assert [id(x) for tree in (new, *(state[n] for n in opt.manifest.state)) for x in tree.values()] == owners
     assert all((params[k] != before[k]).all() for k in params)
@@ -129,7 +136,7 @@ def _errors(
     expected = case.reference(*exact.values(), step=step, **{**_numbers(case), **hypers}, **scalars)
     state = {"step": step - 1, **scalars, **{n: tensors[n] for n in opt.manifest.state}}
     inputs = {n: tensors[n] for n in opt.manifest.inputs}
-    opt.step(tensors["w"], inputs if len(inputs) > 1 else tensors["g"], state, **hypers)
+    opt.step(tensors["w"], inputs if len(inputs) > 1 else tensors["g"], state, **read_by_steps(opt, **hypers))
     found = {}
     for name in ("w", *opt.manifest.state):
         size = np.maximum(np.abs(expected[name]), np.abs(exact[name]))
@@ -214,7 +221,7 @@ def descend(opt: Any, case: Case, function: Any, w: np.ndarray, lr: float, steps
         _, grads["g"][:], h = function(w)
         if "h" in grads:
             grads["h"][:] = h
-        bound.step(lr=lr * factor, **fixed)
+        bound.step(**read_by_steps(opt, lr=lr * factor), **fixed)
     return float(function(w)[0])
 
 

@@ -166,7 +166,7 @@ class _Tracer:
             leaves = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in after]  # e.g. moments begun as bf16, kept as f32
         else:
             raise RuleError(f"'{self.label}' must keep the dtypes of its state, which change at every step")
-        text: str = self.attempt("update", lambda: stablehlo_of(traced, "cpu"))
+        text: str = self.attempt("update", lambda: stablehlo_of(traced))
         first = len(inputs) - len(self.extra)
         narrow = (
             {}
@@ -282,7 +282,7 @@ class _Tracer:
             return [given[i].astype(_jax_name(state[i].passed)) for i in computed]
 
         traced = jax.jit(rest, keep_unused=True).trace(*params)
-        return tuple(found), stablehlo_of(traced, "cpu"), traced.jaxpr
+        return tuple(found), stablehlo_of(traced), traced.jaxpr
 
 
 @dataclass(frozen=True)

@@ -114,8 +114,6 @@ class LoadedModule:
         try:
             self._context.invoke(function, arguments, outputs)
         except RuntimeError as error:
-            if self.device.backend == "cpu":
-                raise
             raise device_error(self.device.uri, error) from error
         finally:
             self._lock.release()

@@ -24,14 +24,37 @@ REPAIRS: dict[str, Repair] = {**INDEXED, **SCATTERS, **POOLS, **FUNCTIONS, **PRO
 _MENTIONED = re.compile("|".join(sorted(re.escape(name) for name in REPAIRS)))
 
 
-def stablehlo_of(traced: Any, platform: str = PLATFORM) -> str:
+#: JAX's decompositions of matrices are calls of libraries, or of primitives that it lowers for its own devices alone.
+_LIBRARY = re.compile(r"custom_call @(\w*(?:lapack|Qr|Householder|[Ss]vd|[Ee]igh|LuDecomposition)\w*)")
+_NO_RULE = re.compile(r"rule for primitive '(\w+)' not found")
+
+
+def stablehlo_of(traced: Any) -> str:
     """The StableHLO of what ``jax.jit(f).trace(...)`` gives, as IREE is to compile it.
 
     Args:
         traced: by JAX.
-        platform: what JAX lowers it for.
+
+    Raises:
+        LoweringError: if it needs what JAX calls a library for, as for the decompositions of matrices.
     """
-    return repair(traced.lower(lowering_platforms=(platform,)).as_text())
+    try:
+        text = traced.lower(lowering_platforms=(PLATFORM,)).as_text()
+    except NotImplementedError as error:
+        primitive = _NO_RULE.search(str(error))
+        if not primitive:
+            raise
+        raise LoweringError(_no_library(primitive[1])) from error
+    if call := _LIBRARY.search(text):
+        raise LoweringError(_no_library(call[1]))
+    return repair(text)
+
+
+def _no_library(name: str) -> str:
+    return (
+        f"'{name}' is computed by a library for linear algebra, which no target has (svd, eigh, qr, pinv, matrix "
+        "norms). Compute it outside, and pass it in"
+    )
 
 
 def repair(text: str) -> str:

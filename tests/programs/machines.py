@@ -37,7 +37,8 @@ def run_python(program: Program, target: str, notes: dict[str, str]) -> list[Run
         )
 
     bundle = _checked(notes, build)
-    step = optgen.train.TrainStep(bundle, device="vulkan" if target.startswith("vulkan") else None)
+    backend = target.partition(":")[0]
+    step = optgen.train.TrainStep(bundle, device=None if backend == "cpu" else backend)
     found = []
     for _ in range(_TIMES):
         params = {name: a.copy() for name, a in program.params.items()}

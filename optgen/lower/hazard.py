@@ -5,6 +5,9 @@ what else reads an argument: IREE places the result there after its own copy-on-
 is searched. The text is the compiler's IR right before it allocates memory (``--mlir-print-ir-before=
 iree-stream-schedule-allocation``): commands are in the order in which they will run, results that take an argument's
 memory are tied to it, and values are still in SSA form, which tells a read of the old contents from one of the new.
+
+The program's own memory is searched as well: sorts, scatters and updates write in place, and what IREE 3.13 copies for
+them it may join with the original again, if a kernel without operands has made it.
 """
 
 from __future__ import annotations
@@ -14,11 +17,14 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from optgen.errors import HazardError
 from optgen.lower.order import Order, When
 from optgen.lower.pointwise import Bodies
 
 #: The flag that makes iree-compile print what :func:`find_hazards` reads.
 PRINT_FLAG = "--mlir-print-ir-before=iree-stream-schedule-allocation"
+#: Of a hazard in memory that is no argument's.
+OWN = -2
 _HEADER = "// -----// IR Dump"
 _COMMANDS = tuple(
     f"stream.async.{name}" for name in ("dispatch", "update", "copy", "fill", "clone", "transfer", "slice", "load")
@@ -33,7 +39,8 @@ class Hazard:
 
     Attributes:
         function: the entry point.
-        argument: the position of the argument that is overwritten.
+        argument: the position of the argument that is overwritten: -1 if it is not known, :data:`OWN` for the
+            program's own memory.
         reader: the command that reads it.
         writer: the command that writes it.
         kind: ``after`` where the write comes first, ``concurrent`` where nothing orders the two, ``within`` where one
@@ -47,9 +54,10 @@ class Hazard:
     kind: str
 
     def __str__(self) -> str:
+        what = "a value of the program's own" if self.argument == OWN else f"argument {self.argument}"
         how = {
-            "after": f"reads argument {self.argument} after {self.writer} has written it",
-            "concurrent": f"reads argument {self.argument} while {self.writer} may write it",
+            "after": f"reads {what} after {self.writer} has written it",
+            "concurrent": f"reads {what} while {self.writer} may write it",
             "within": f"reads elements of argument {self.argument} that it writes elsewhere",
             "unknown": f"uses argument {self.argument}, written by {self.writer}, in a way that cannot be followed",
         }[self.kind]
@@ -83,6 +91,15 @@ def find_hazards(printed: str, *, movable: bool = False) -> list[Hazard]:
     return found
 
 
+def own_memory(hazard: Hazard) -> HazardError:
+    """What to raise for a hazard in the program's own memory: nothing that a caller donates is at fault."""
+    return HazardError(
+        f"the compiler would make a wrong module: {hazard}. Write in another way what sorts, scatters into or updates "
+        "an array that is made of constants alone",
+        [hazard.argument],
+    )
+
+
 def _last_module(printed: str) -> str:
     _, header, rest = printed.rpartition(_HEADER)
     if not header:
@@ -96,8 +113,9 @@ def _last_module(printed: str) -> str:
 
 @dataclass
 class _Memory:
-    """An argument's memory: its versions, by the writes that have been made."""
+    """An argument's memory, or the program's own: its versions, by the writes that have been made."""
 
+    #: The argument's position, or OWN.
     argument: int
     #: The newest version, the command that wrote it, and when.
     version: int = 0
@@ -109,7 +127,7 @@ class _Memory:
 
 @dataclass(frozen=True)
 class _Place:
-    """What an SSA value is: a version of an argument's memory."""
+    """What an SSA value is: a version of some memory."""
 
     memory: _Memory
     version: int
@@ -237,6 +255,9 @@ class _Function:
             memory.version += 1
             memory.writer, memory.when = label, self.order.now
             self.places[result] = _Place(memory, memory.version)
+        for result in op.results:
+            if result not in self.places and "resource" in str(result.type):
+                self.places[result] = _Place(_Memory(OWN), 0)
 
     def reads(self, op: Any, index: int) -> bool:
         if op.name == "stream.async.dispatch":
@@ -272,6 +293,8 @@ class _Function:
                     self.report(place.memory, op.name, place.memory.writer or "another command", "unknown")
 
     def report(self, memory: _Memory, reader: str, writer: str, kind: str) -> None:
+        if memory.argument == OWN and kind not in ("after", "concurrent"):
+            return  # the compiler's own ways to write in place are its own to know
         self.found[Hazard(self.name, memory.argument, reader, writer, kind)] = None
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from optgen.compiler import driver
 from optgen.compiler.retry import in_known_ways
 from optgen.errors import HazardError, LoweringError
-from optgen.lower.hazard import PRINT_FLAG, find_hazards
+from optgen.lower.hazard import OWN, PRINT_FLAG, find_hazards, own_memory
 from optgen.native.parse import parse_program
 from optgen.native.program import Program
 
@@ -84,7 +84,10 @@ def compile_library(
         program = parse_program(text, json.loads(query), alignment=alignment, names=names)
     except LoweringError as error:
         raise LoweringError(f"{error}{_suspects(mlir)}") from error
-    if hazards := find_hazards(printed.decode()):
+    hazards = find_hazards(printed.decode())
+    if own := [h for h in hazards if h.argument == OWN]:
+        raise own_memory(own[0])
+    if hazards:
         arguments = sorted({h.argument for h in hazards})
         labels = ["memory" if i < 0 else names[i] if i < len(names) else f"argument {i}" for i in arguments]
         raise HazardError(

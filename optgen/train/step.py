@@ -17,7 +17,7 @@ from optgen.compiler.driver import Watched, compile_and_print, compiler_version
 from optgen.compiler.retry import in_known_ways
 from optgen.dtypes import storage_dtype
 from optgen.errors import UnsupportedTargetError
-from optgen.lower.hazard import find_hazards
+from optgen.lower.hazard import OWN, find_hazards, own_memory
 from optgen.probes.attach import attach
 from optgen.probes.check import check_bundle
 from optgen.probes.step import step_recipes
@@ -183,6 +183,8 @@ def _compile(
 
         made, retried = in_known_ways(compiled, target.backend)
         hazards = find_hazards(made.printed, movable=target.backend != "cpu")
+        if own := [h for h in hazards if h.argument == OWN]:
+            raise own_memory(own[0])
         by_name = {e.name: e for e in entries}
         found: set[int] = set()
         for hazard in hazards:  # of memory whose argument is not known, all may be

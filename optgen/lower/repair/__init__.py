@@ -10,6 +10,7 @@ import re
 from typing import Any
 
 from optgen.errors import LoweringError
+from optgen.lower.repair.convolutions import CONVOLUTIONS
 from optgen.lower.repair.functions import FUNCTIONS
 from optgen.lower.repair.indices import INDEXED
 from optgen.lower.repair.pools import POOLS
@@ -20,7 +21,16 @@ from optgen.lower.repair.scatter import SCATTERS
 from optgen.lower.repair.sorts import SORTS
 
 #: For each operation, what looks at it and changes it where it must be changed.
-REPAIRS: dict[str, Repair] = {**INDEXED, **SCATTERS, **POOLS, **FUNCTIONS, **PRODUCTS, **SCALARS, **SORTS}
+REPAIRS: dict[str, Repair] = {
+    **INDEXED,
+    **SCATTERS,
+    **POOLS,
+    **FUNCTIONS,
+    **PRODUCTS,
+    **SCALARS,
+    **SORTS,
+    **CONVOLUTIONS,
+}
 
 _MENTIONED = re.compile("|".join(sorted(re.escape(name) for name in REPAIRS)))
 

@@ -1,4 +1,4 @@
-"""What a function for Vulkan is made of, and must not do, because its results would be wrong and nothing would say so."""
+"""What programs for Vulkan are made of, and must not do, because they would be wrong and nothing would say so."""
 
 from __future__ import annotations
 

@@ -17,9 +17,10 @@ from optgen.lower.repair.products import PRODUCTS
 from optgen.lower.repair.rewriter import PLATFORM, Repair, Rewriter
 from optgen.lower.repair.scalars import SCALARS
 from optgen.lower.repair.scatter import SCATTERS
+from optgen.lower.repair.windows import WINDOWS
 
 #: For each operation, what looks at it and changes it where it must be changed.
-REPAIRS: dict[str, Repair] = {**INDEXED, **SCATTERS, **POOLS, **FUNCTIONS, **PRODUCTS, **SCALARS}
+REPAIRS: dict[str, Repair] = {**INDEXED, **SCATTERS, **POOLS, **FUNCTIONS, **PRODUCTS, **SCALARS, **WINDOWS}
 
 _MENTIONED = re.compile("|".join(sorted(re.escape(name) for name in REPAIRS)))
 

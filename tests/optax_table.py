@@ -99,9 +99,7 @@ def table(kept: Path | None = None) -> str:
     first = [known[e.name, "cpu"] for e in catalogue.ENTRIES]
     second = [known[e.name, "vulkan"].deviation for e in catalogue.ENTRIES]
     order = ("in place", "partly", "out of place", "refused")
-    total = ", ".join(
-        f"{sum(f.kind == k for f in first)} {'partly in place' if k == 'partly' else k}" for k in order
-    )
+    total = ", ".join(f"{sum(f.kind == k for f in first)} {'partly in place' if k == 'partly' else k}" for k in order)
     there = [d for d in second if d is not None]
     head = (
         f"{len(first)} entries: {total}. On Vulkan (Mesa's lavapipe) {len(there)} run and {second.count(None)} are "

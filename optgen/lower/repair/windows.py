@@ -1,5 +1,5 @@
-"""Windows that reach one place alone. Where a pool or a convolution gives one number in a dimension whose operand has more
-elements than that window reads, IREE 3.13 takes the loop over the window for one over the operand, and refuses it.
+"""Windows that reach one place alone. Where a pool or a convolution gives one number in a dimension whose operand has
+more elements than that window reads, IREE 3.13 takes the loop over the window for one over the operand, and refuses it.
 """
 
 from __future__ import annotations

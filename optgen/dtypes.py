@@ -51,6 +51,12 @@ INTEGERS = {
     "ui8": np.uint8, "ui16": np.uint16, "ui32": np.uint32, "ui64": np.uint64,
 }  # fmt: skip
 
+#: What Vulkan's devices take and give for integers: many store words of 32 bits alone. Of 64 bits the lower half is
+#: what JAX goes on with.
+WORDS = {
+    "i1": "ui32", "i8": "i32", "i16": "i32", "i64": "i32", "ui8": "ui32", "ui16": "ui32", "ui64": "ui32",
+}  # fmt: skip
+
 _ALIASES = {
     "half": "f16", "float16": "f16", "float": "f32", "float32": "f32", "double": "f64", "float64": "f64",
     "bfloat16": "bf16",

@@ -260,7 +260,8 @@ def error_of(found: np.ndarray, expected: np.ndarray, kind: str) -> np.ndarray:
     return np.where(np.isfinite(error) & np.isfinite(rounded), error, np.where(same, 0.0, np.inf))
 
 
-Worst = dict[tuple[str, str], float]  # (class, "w" or "state")
+#: By class, and "w" or "state"; for ``absolute`` not in ulp, and of denormal elements that are off by more than one.
+Worst = dict[tuple[str, str], float]
 
 
 def measure(
@@ -293,6 +294,10 @@ def measure(
                         mask = mask if error.size == mask.size else np.full(error.size, label == "normal")
                         key = label, "w" if tensor == "w" else "state"
                         worst[name][key] = max(worst[name].get(key, 0.0), float(error[mask].max(initial=0.0)))
+                    if error.size == where["denormal"].size:
+                        off = np.where(where["denormal"] & (error > 1), np.abs(found[tensor] - expected[tensor]), 0)
+                        key = "absolute", "w" if tensor == "w" else "state"
+                        worst[name][key] = max(worst[name].get(key, 0.0), float(off.max()))
     return worst
 
 
@@ -313,6 +318,40 @@ def of_optgen(row: Row, opt: Any, dtype: str) -> Peer:
         return {"w": tensors["w"], **{n: tensors[n] for n in opt.manifest.state}}
 
     return update
+
+
+#: Steps and numbers of elements at which whole steps are measured, which are compiled for one number.
+STEP_PLACES = ((1, 4099), (2, 4099), (1000, 4099))
+STEP_RULES = ("sgd momentum nesterov", "adamw", "lion")
+
+
+def of_step(row: Row, device: str, size: int) -> Peer:
+    """A whole step whose loss has the very grads that are given."""
+    from optgen.train import TrainStep, compile_step
+
+    def loss(params: Any, batch: Any) -> Any:
+        return (params["w"] * batch["g"]).sum()
+
+    example = np.ones(size, np.float32)
+    target = "vulkan" if device == "vulkan" else "cpu"
+    bundle = compile_step(loss, {"w": example}, {"g": example}, row.rule, targets=target, check=False, **row.settings)
+    step_of = TrainStep(bundle, device)
+    scalars = {a.path for a in bundle.manifest.arguments if a.role == "scalar"}
+
+    def update(step: int, tensors: Arrays, numbers: Mapping[str, float]) -> Arrays:
+        state = {n: {"w": a} for n, a in tensors.items() if n not in ("w", "g")}
+        counted = {"step": step - 1, **{n: v for n, v in numbers.items() if n in scalars}}
+        step_of.step({"w": tensors["w"]}, {**state, **counted}, {"g": tensors["g"]}, lr=LR)
+        return {n: a for n, a in tensors.items() if n != "g"}
+
+    return update
+
+
+def measure_step(row: Row, places: Sequence[tuple[int, int]] = STEP_PLACES) -> dict[str, Worst]:
+    """The largest errors of a whole step on each device, of normal numbers."""
+    opt = compiled(row, "local-task", "f32")
+    peers = {("vulkan" if d == "vulkan" else "cpu"): of_step(row, d, places[0][1]) for d in devices()}
+    return measure(row, peers, opt, "f32", places)
 
 
 def of_torch(row: Row, **how: bool) -> Peer | None:
@@ -511,7 +550,28 @@ def worse_than_torch(columns: Mapping[str, Worst], ours: str, label: str) -> lis
     return out
 
 
-def document(found: Mapping[str, Mapping[str, Worst]], special: Mapping[str, Mapping[str, str]]) -> str:
+def _torch(columns: Mapping[str, Worst], label: str, part: str) -> str:
+    """The figures of torch's two ways."""
+    there = [columns[t].get((label, part), 0.0) for t in ("torch fused", "torch foreach") if t in columns]
+    return " and ".join(dict.fromkeys(map(_ulp, there)))
+
+
+def steps_table(steps: Mapping[str, Mapping[str, Worst]]) -> str:
+    """Whole steps, of normal numbers."""
+    columns = list(dict.fromkeys(c for found in steps.values() for c in found))
+    lines = ["| rule | " + " | ".join(columns) + " |", "|---|" + "---|" * len(columns)]
+    lines += [
+        f"| `{rule}` | " + " | ".join(_cell(found.get(c, {}), "normal") for c in columns) + " |"
+        for rule, found in steps.items()
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def document(
+    found: Mapping[str, Mapping[str, Worst]],
+    special: Mapping[str, Mapping[str, str]],
+    steps: Mapping[str, Mapping[str, Worst]],
+) -> str:
     def largest(column: str, label: str, part: str) -> str:
         values = {r: c[column][label, part] for r, c in found.items() if (label, part) in c.get(column, {})}
         values = {r: v for r, v in values.items() if r not in (*OUT_OF_PLACE, "gradient_descent", "adam_step")}
@@ -527,8 +587,13 @@ def document(found: Mapping[str, Mapping[str, Worst]], special: Mapping[str, Map
         return ", ".join(f"`{r}`" for r in rules) or "none"
 
     def beaten(column: str, label: str) -> str:
-        rules = [(r, worse_than_torch(c, column, label)) for r, c in found.items() if column in c]
-        return ", ".join(f"`{r}` ({', '.join(parts)})" for r, parts in rules if parts) or "nowhere"
+        rules = [(r, c, worse_than_torch(c, column, label)) for r, c in found.items() if column in c]
+
+        def figures(c: Mapping[str, Worst], parts: Sequence[str]) -> str:
+            return ", ".join(f"{p} {_ulp(c[column][label, p])}, torch {_torch(c, label, p)}" for p in parts)
+
+        texts = [f"`{r}` ({figures(c, parts)})" for r, c, parts in rules if parts]
+        return ", ".join(texts) or "nowhere"
 
     import jax
     import optax
@@ -546,7 +611,7 @@ def document(found: Mapping[str, Mapping[str, Worst]], special: Mapping[str, Map
     notes = [f"- `{r}`, {c}: {text}." for r, columns in special.items() for c, text in columns.items() if text]
     return TEXT.format(
         summary="\n".join(facts), normal=_table(found, "normal"), denormal=_table(found, "denormal"),
-        beyond=_table(found, "beyond"), special="\n".join(notes) or "No exceptions.", lr=LR,
+        beyond=_table(found, "beyond"), steps=steps_table(steps), special="\n".join(notes) or "No exceptions.", lr=LR,
         places=", ".join(f"{step:,} ({size})" for step, size in PLACES),
         versions=f"torch {torch.__version__}, JAX {jax.__version__}, optax {optax.__version__}",
     )  # fmt: skip
@@ -590,8 +655,13 @@ What misses 2 ulp, and why:
 - *Denormal* numbers: IREE sets CPUs to take them for zero before a kernel starts, and optgen's kernels set that back
   (`templates/float_mode.mlir.j2`), so f64 arithmetic is as exact there as anywhere. XLA flushes them for optax. `muon`
   and `adafactor` run out of place, in kernels that IREE forms, which flush them. Vulkan on lavapipe keeps them, but
-  products of pairs underflow as f32's do.
-- *Beyond* f32's range f64 arithmetic is still right. Pairs have f32's range, and go wrong as f32 arithmetic does.
+  pairs have f32's range: what lies below 2^-126 on the way, as `(1 - beta) * g` of a denormal grad, has as few bits as
+  it has in torch, and so has what is made of it. Which of the two is closer is chance. Divided by an `eps` of 1e-8 that
+  is an error of at most 1e-35 of the param, for params beyond 1e-28 less than half an ulp; where the sign of such a
+  number is taken (`lion`, `signum`) or it is divided by another such (`adagrad`), it may be the whole change.
+- *Beyond* f32's range f64 arithmetic is still right. Pairs go wrong as f32 arithmetic does, torch's too: a grad beyond
+  1.8e19 has an infinite square, and the element's change is zero. That is what both miss; on which side the param is
+  rounded then is chance.
 - `ftrl` divides 0 by 0 where a param has had no grad and its sum starts at 0, as Keras does; here that is no error.
 - torch's `Rprop` multiplies two grads, which underflows to zero where both are small.
 - `gradient_descent` and `adam_step` are ivy's, in f32 arithmetic because its published digits are.
@@ -607,6 +677,13 @@ What misses 2 ulp, and why:
 ## Beyond float32's range
 
 {beyond}
+## Whole steps
+
+The same of updates by `compile_step`, of normal numbers at steps 1, 2 and 1,000: a loss whose grads are the operands'.
+On CPUs their updates are in f64 arithmetic and rounded once. On Vulkan and other GPUs they are in f32 arithmetic, since
+the compiler has no pairs: what the column `vulkan f32/f32` says above holds for them.
+
+{steps}
 ## Infinite and NaN grads
 
 One grad each of inf, -inf and NaN among nine of float32, at step 2: param and state must be infinite or NaN where the
@@ -636,14 +713,33 @@ def read(text: str) -> tuple[dict[str, dict[str, Worst]], dict[str, dict[str, st
     return {n: {c: w for c, w in columns.items() if w} for n, columns in found.items()}, special
 
 
+def read_steps(text: str) -> dict[str, dict[str, Worst]]:
+    """What a document says of whole steps."""
+    columns: list[str] = []
+    found: dict[str, dict[str, Worst]] = {}
+    for line in text.partition("\n## Whole steps")[2].partition("\n## ")[0].splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if line.startswith("| rule"):
+            columns = cells[1:]
+        elif line.startswith("| `"):
+            found[cells[0].strip("`")] = {
+                column: {("normal", p): float(v) for p, v in zip(("w", "state"), cell.split(" / "), strict=False)}
+                for column, cell in zip(columns, cells[1:], strict=True)
+            }
+    return found
+
+
 def main(*rules: str) -> None:
-    """Measures those rules, or all; what the document says of others stays."""
+    """Measures those rules, or all; what the document says of others stays. ``steps`` are the whole steps."""
     found, special = read(DOC.read_text()) if rules else ({}, {})
+    steps = read_steps(DOC.read_text())
+    if not rules or "steps" in rules:
+        steps = {row.name: measure_step(row) for row in ROWS if row.name in STEP_RULES}
     for row in ROWS:
         if not rules or row.rule in rules:
             print(row.name, file=sys.stderr, flush=True)
             found[row.name], special[row.name] = measure_row(row), special_row(row)
-    DOC.write_text(document(found, special))
+    DOC.write_text(document(found, special, steps))
 
 
 if __name__ == "__main__":

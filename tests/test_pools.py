@@ -13,6 +13,7 @@ _POOLS: list[tuple[str, tuple[int, ...], tuple[int, ...], Any]] = [
     ("max", (1, 3, 3, 1), (1, 2, 2, 1), "SAME"),
     ("min", (1, 3, 2, 1), (1, 1, 3, 1), ((0, 0), (2, 1), (1, 0), (0, 0))),
     ("add", (1, 3, 2, 1), (1, 2, 2, 1), ((0, 0), (2, 1), (1, 0), (0, 0))),
+    ("add", (1, 4, 1, 1), (1, 4, 2, 1), "VALID"),  # one window, and more below it than it reads
 ]
 
 
@@ -31,7 +32,11 @@ def everything(x: Any) -> Any:
     def total(x: Any) -> Any:
         return sum(jnp.sum(jnp.square(p) * (jnp.arange(p.size) % 7 + 1.0).reshape(p.shape)) for p in pools(x))
 
-    return flat([pools(x), jax.grad(total)(x)])
+    def convolved(x: Any) -> Any:  # likewise
+        kernel = jnp.cos(jnp.arange(5.0 * 2 * 2 * 3)).reshape(5, 2, 2, 3)
+        return jax.lax.conv_general_dilated(x, kernel, (5, 2), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+    return flat([pools(x), jax.grad(total)(x), *jax.vjp(convolved, x)[1](convolved(x))])
 
 
 @pytest.mark.parametrize("target", ["cpu", "vulkan", "wasm"])  # C's loops are those of CPUs and WebAssembly

@@ -31,19 +31,19 @@ from optgen.compiler.variants import compile_for
 from optgen.dsl.rule import Rule
 from optgen.dsl.variant import Dtypes, KernelSpec, Operand, Variant
 from optgen.dtypes import INTEGERS, storage_dtype
-from optgen.errors import CompileError, LeafError, LoweringError, UnsupportedTargetError
+from optgen.errors import CompileError, LeafError, LoweringError
 from optgen.hyper import Scalar
 from optgen.interop.optax import Initial, TracedUpdate, trace_transformation
 from optgen.lower import Kernel
 from optgen.lower.plan import plan_of
-from optgen.lower.split import Body, Split, split_update, with_wide_sums, without_narrow_tensors
+from optgen.lower.split import Body, Split, split_update, with_wide_sums
 from optgen.probes.attach import attach
 from optgen.probes.check import check_bundle
 from optgen.probes.transform import transform_recipe
 from optgen.runtime.transform import TreeOptimizer
 from optgen.runtime.tree import leaves_of
 from optgen.targets import Target
-from optgen.train.limits import check_vulkan
+from optgen.train.limits import check_vulkan, for_vulkan
 
 
 @dataclass(frozen=True)
@@ -273,12 +273,7 @@ def _source(text: str, target: Target) -> str:
     """StableHLO as it is compiled for one target."""
     if target.backend == "cpu":
         return with_wide_sums(text)
-    if target.backend == "vulkan":
-        try:
-            return without_narrow_tensors(text)
-        except LoweringError as error:
-            raise UnsupportedTargetError(f"target '{target.name}' cannot run this update: {error}") from None
-    return text
+    return for_vulkan(target, text)
 
 
 def _flags(target: Target, inputs: Sequence[LeafInfo]) -> tuple[str, ...]:

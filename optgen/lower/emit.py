@@ -9,6 +9,7 @@ from optgen.dtypes import SIZES
 from optgen.lower.graph import Graph
 from optgen.lower.leaves import emit_leaves
 from optgen.lower.plan import Plan
+from optgen.lower.repair.words import in_words
 from optgen.lower.rows import emit_rows
 from optgen.lower.split import with_wide_sums
 from optgen.lower.style import Style, module_name, named, render
@@ -26,7 +27,7 @@ def emit_out_of_place(spec: KernelSpec, stablehlo: str, shape: tuple[int, ...], 
 
     Same entry point as the in-place module; the lists come back holding new buffers.
     """
-    text = with_wide_sums(stablehlo) if style.vector is not None else stablehlo
+    text = with_wide_sums(stablehlo) if style.vector is not None else in_words(stablehlo) if style.pairs else stablehlo
     lines = text.strip().splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith("module"))
     inner = "\n".join(lines[start + 1 : -1]).replace("func.func public @main", "func.func private @main")

@@ -42,8 +42,8 @@ _SUBGROUPS = frozenset({*range(259, 272), *range(333, 367), *range(4421, 4433), 
 _BUILT_IN, _SUBGROUP_NUMBERS = 11, frozenset({36, 38, 40, 41, 4416, 4417, 4418, 4419, 4420})
 _EXECUTION_MODES = frozenset({35, 36, 37})
 _DIVISIONS = (134, 135)
-#: What modules with kernels for Vulkan call their format.
-_FORMAT = b"vulkan-spirv"
+#: What modules call that have kernels. Those that only fill memory have none.
+_CREATES = b"executable.create"
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def find_faults(module: bytes, *, subgroups: bool = False) -> list[Fault]:
     """
     found: list[Fault] = []
     kernels = shaders(module)
-    if not kernels and _FORMAT in module:
+    if not kernels and _CREATES in module:
         return [Fault("a kernel", "cannot be found in the module", race=False)]
     for shader in kernels:
         names = ", ".join(shader.entries.values())

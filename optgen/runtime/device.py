@@ -17,7 +17,7 @@ import numpy as np
 
 from optgen import host
 from optgen.artifact import KernelInfo
-from optgen.dtypes import CODES, SIZES
+from optgen.dtypes import CODES, SIZES, WORDS, storage_dtype
 from optgen.errors import DeviceError
 from optgen.runtime.workers import Aside
 
@@ -149,6 +149,35 @@ class Device:
                 raise
             raise device_error(self.uri, error) from error
         return Binding(self._view(buffer, shape, dtype), buffer, array, True)
+
+    def taken(self, dtype: str) -> str:
+        """The element type that programs take and give for ``dtype``: words for other integers on Vulkan, see
+        :func:`optgen.train.limits.for_vulkan`."""
+        return WORDS.get(dtype, dtype) if self.backend == "vulkan" else dtype
+
+    def bind_program(self, array: np.ndarray, dtype: str, shape: Sequence[int]) -> Binding:
+        """``array`` as an argument of a program (a step, a function), as :meth:`bind` does it. Integers of another type
+        than the program takes are converted: of 64 bits the lower half remains, as JAX makes them."""
+        if (taken := self.taken(dtype)) == dtype:
+            return self.bind(array, dtype, shape)
+        binding = self.bind(array.astype(storage_dtype(taken)), taken, shape)
+        return Binding(binding.view, binding.buffer, binding.array, True)
+
+    def read_program(self, results: Iterable[tuple[Any, np.ndarray, str]]) -> None:
+        """What a program has given: for each view an array to read it into, and its element type.
+
+        Raises:
+            DeviceError: if the device fails.
+        """
+        direct: list[tuple[Any, np.ndarray]] = []
+        converted: list[tuple[np.ndarray, np.ndarray]] = []
+        for view, into, dtype in results:
+            if (taken := self.taken(dtype)) != dtype:
+                converted.append((into, np.empty(into.shape, storage_dtype(taken))))
+            direct.append((view, into if taken == dtype else converted[-1][1]))
+        self.read_all(direct)
+        for into, words in converted:
+            into[...] = words
 
     def empty(self, shape: Sequence[int], dtype: str) -> Any:
         """A view of memory on the device that nothing has been written to."""

@@ -75,10 +75,10 @@ class CompiledFunction:
         arrays = self._collect(trees)
         module = self._loaded()
         device, inputs, outputs = module.device, self.manifest.inputs, self.manifest.outputs
-        bindings = [device.bind(a, leaf.dtype, leaf.shape) for a, leaf in zip(arrays, inputs, strict=True)]
+        bindings = [device.bind_program(a, leaf.dtype, leaf.shape) for a, leaf in zip(arrays, inputs, strict=True)]
         views = module.call(bindings, len(outputs))
         results = [np.empty(leaf.shape, storage_dtype(leaf.dtype)) for leaf in outputs]
-        device.read_all(zip(views, results, strict=True))
+        device.read_program(zip(views, results, (leaf.dtype for leaf in outputs), strict=True))
         typed = [r.view(numpy_dtype(o.dtype)) for r, o in zip(results, outputs, strict=True)]
         return restore(self.manifest.result_tree, typed)
 

@@ -217,26 +217,26 @@ class TrainStep:
         device, arguments = module.device, self.manifest.arguments
         views = module.call([bindings[i] for i in entry.takes], len(entry.results), entry.name)
         results: list[np.ndarray] = []
-        pending: list[tuple[Any, np.ndarray]] = []
+        pending: list[tuple[Any, np.ndarray, str]] = []
         for view, give, leaf in zip(views, entry.gives, entry.results, strict=True):
             if held is not None and give >= 0 and arguments[give].role in ("param", "state"):
                 binding = bindings[give]
                 target = held.arrays[give]
                 if binding.staged or give in self._info.apart or self._moved(device, view, binding):
-                    pending.append((view, target))
+                    pending.append((view, target, arguments[give].dtype))
                 results.append(target)
             else:
                 dtype = leaf.dtype if leaf.dtype != COMPUTE else self._info.compute
                 results.append(np.empty(leaf.shape, storage_dtype(dtype)))
-                pending.append((view, results[-1]))
+                pending.append((view, results[-1], dtype))
         if device.backend == "cpu" and len(pending) > 1:
             # A result may be the memory of an argument that another result replaces.
-            copies = [np.empty_like(target) for _, target in pending]
-            device.read_all(zip((view for view, _ in pending), copies, strict=True))
-            for (_, target), copy in zip(pending, copies, strict=True):
+            copies = [np.empty_like(target) for _, target, _ in pending]
+            device.read_all(zip((view for view, _, _ in pending), copies, strict=True))
+            for (_, target, _), copy in zip(pending, copies, strict=True):
                 target[...] = copy
         else:
-            device.read_all(pending)
+            device.read_program(pending)
         return results
 
     @staticmethod
@@ -288,7 +288,7 @@ class TrainStep:
 
 def _bind(device: Device, array: np.ndarray, dtype: str, shape: Sequence[int]) -> Binding:
     usable = array if memory.usable(array) else memory.aligned_copy(array, dtype)
-    return device.bind(memory.writable_alias(usable), dtype, list(shape))
+    return device.bind_program(memory.writable_alias(usable), dtype, list(shape))
 
 
 def _typed(array: np.ndarray, dtype: str) -> np.ndarray:

@@ -197,7 +197,7 @@ class Held:
             known = self._bound.get(index)
             if known is None or known.staged:
                 dtype, shape = self._types[index]
-                self._bound[index] = device.bind(array, dtype, list(shape))
+                self._bound[index] = device.bind_program(array, dtype, list(shape))
         return self._bound
 
     def wrote(self) -> None:

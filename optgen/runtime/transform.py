@@ -261,10 +261,10 @@ class _Function:
             known = self.bindings[i]
             if known is None or known.staged or argument.dtype == "i1":
                 given = array.astype(np.int32) if argument.dtype == "i1" else memory.writable_alias(array)
-                self.bindings[i] = self.device.bind(given, argument.passed, argument.shape)
+                self.bindings[i] = self.device.bind_program(given, argument.passed, argument.shape)
         views = self.module.call([b for b in self.bindings if b is not None], len(self.info.outputs))
         results = [_empty(output) for output in self.info.outputs]
-        self.device.read_all(zip(views, results, strict=True))
+        self.device.read_program(zip(views, results, (output.dtype for output in self.info.outputs), strict=True))
         return results
 
 

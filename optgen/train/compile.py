@@ -25,7 +25,7 @@ from optgen.probes.check import check_bundle
 from optgen.probes.function import function_recipe
 from optgen.runtime.tree import map_tree, show, walk
 from optgen.targets import Target, get_target
-from optgen.train.limits import check_vulkan
+from optgen.train.limits import check_vulkan, for_vulkan
 from optgen.train.parts import narrowed, struct, wide_numbers
 
 _STABLEHLO = "stablehlo/function.mlir"
@@ -90,9 +90,10 @@ def compile_function(
         if progress:
             progress(label, target.name, None)
         file = f"modules/{target.name.replace(':', '-')}.vmfb"
+        source = for_vulkan(target, stablehlo)
 
-        def attempt(more: tuple[str, ...], target: Target = target) -> bytes:
-            return compile_for(stablehlo, target, (*_flags(target, inputs), *more), use_cache=use_cache)[0]
+        def attempt(more: tuple[str, ...], target: Target = target, source: str = source) -> bytes:
+            return compile_for(source, target, (*_flags(target, inputs), *more), use_cache=use_cache)[0]
 
         files[file], retried = in_known_ways(attempt, target.backend)
         modules.append(

@@ -1,4 +1,4 @@
-"""What a function for Vulkan must not do, because its results would be wrong and nothing would say so."""
+"""What programs for Vulkan are made of, and must not do, because they would be wrong and nothing would say so."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ import re
 from collections.abc import Sequence
 
 from optgen.artifact.manifest import LeafInfo
-from optgen.dtypes import INTEGERS
-from optgen.errors import UnsupportedTargetError
+from optgen.dsl.trace import import_jax
+from optgen.dtypes import FLOATS, INTEGERS, WORDS
+from optgen.errors import LoweringError, UnsupportedTargetError
+from optgen.lower.repair.words import in_words
 from optgen.runtime.tree import show
 from optgen.targets import Target
 
-#: IREE 3.13 packs narrower elements into words on Vulkan: f16 comes out as garbage, and of the others the last
-#: elements where they do not fill a word. Wider ones many devices lack.
-DTYPES = ("f32", "i32", "ui32")
+#: IREE 3.13 packs narrower elements into words on Vulkan: f16 comes out as garbage. Wider ones many devices lack.
+#: Integers are another matter: :func:`for_vulkan` writes programs over.
+DTYPES = ("f32", *INTEGERS)
 #: How many elements may be reduced to one. Mesa's software Vulkan leaves loops after 65,535 rounds of all of a kernel's
 #: together, and one that sums and then uses the sum has two: wrong from 32,761 elements on, as measured.
 LOOP = 65_535 // 3
@@ -25,18 +27,37 @@ _DOT = re.compile(rf"contracting_dims = \[([\d, ]*)\] x .*? : \({_TENSOR}")
 _WINDOW = re.compile(r"stablehlo\.reduce_window.*?window_dimensions = array<i64: ([\d, ]*)>")
 
 
+def for_vulkan(target: Target, stablehlo: str) -> str:
+    """A program as it is compiled for a target: for Vulkan with words in the place of narrower integers and truth
+    values. Its arguments and results are then what ``optgen.dtypes.WORDS`` says; the runtime converts.
+
+    Raises:
+        UnsupportedTargetError: naming an operation that has no such form.
+    """
+    if target.backend != "vulkan":
+        return stablehlo
+    try:
+        return in_words(stablehlo)
+    except LoweringError as error:
+        raise UnsupportedTargetError(f"target '{target.name}' cannot run this program: {error}") from None
+
+
 def check_vulkan(target: Target, stablehlo: str, leaves: Sequence[LeafInfo]) -> None:
-    """Refuses element types that are not 32 bits wide, and reductions that are too long.
+    """Refuses floats that are not 32 bits wide, integers of 64 bits where JAX keeps them, and reductions that are too
+    long.
 
     Raises:
         UnsupportedTargetError: naming what there is of it.
     """
+    whole = import_jax().config.jax_enable_x64  # of others JAX goes on with the lower half
     for leaf in leaves:
-        if leaf.dtype not in DTYPES:
-            instead = "i32" if leaf.dtype in INTEGERS else "f32"  # of a truth value too
-            _refuse(target, f"must use {', '.join(DTYPES)} ({show(leaf.path)} is {leaf.dtype}: make it {instead})")
+        if leaf.dtype in FLOATS and leaf.dtype not in DTYPES:
+            _refuse(target, f"must have f32 for floats ({show(leaf.path)} is {leaf.dtype}: make it f32)")
+        if leaf.dtype in WORDS and leaf.dtype.endswith("64") and whole:
+            word = WORDS[leaf.dtype]
+            _refuse(target, f"must not keep integers of 64 bits ({show(leaf.path)} is {leaf.dtype}: make it {word})")
     for dtype in dict.fromkeys(re.findall(r"(?:x|<)(bf16|f16|f64)>", stablehlo)):
-        _refuse(target, f"must use {', '.join(DTYPES)} (it computes in {dtype})")
+        _refuse(target, f"must have f32 for floats (it computes in {dtype})")
     check_vulkan_sums(target, stablehlo)
 
 

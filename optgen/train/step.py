@@ -22,7 +22,7 @@ from optgen.probes.attach import attach
 from optgen.probes.check import check_bundle
 from optgen.probes.step import step_recipes
 from optgen.targets import Target, get_target
-from optgen.train.limits import check_stored, check_vulkan
+from optgen.train.limits import check_stored, check_vulkan, for_vulkan
 from optgen.train.parts import Part
 from optgen.train.plan import StepPlan, leaf_of
 from optgen.train.program import step_flags
@@ -176,7 +176,7 @@ def _compile(
     for attempt in range(_ROUNDS + 1):
         if not in_place or attempt == _ROUNDS:
             apart = set(every)
-        text = plan.text(compute, parts, entries, apart, fuse=target.backend == "cpu")
+        text = for_vulkan(target, plan.text(compute, parts, entries, apart, fuse=target.backend == "cpu"))
 
         def compiled(more: tuple[str, ...], text: str = text) -> Watched:
             return compile_and_print(text, (*flags, *more), use_cache=use_cache)

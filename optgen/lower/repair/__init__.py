@@ -10,7 +10,6 @@ import re
 from typing import Any
 
 from optgen.errors import LoweringError
-from optgen.lower.repair.convolutions import CONVOLUTIONS
 from optgen.lower.repair.functions import FUNCTIONS
 from optgen.lower.repair.indices import INDEXED
 from optgen.lower.repair.pools import POOLS
@@ -19,18 +18,10 @@ from optgen.lower.repair.rewriter import PLATFORM, Repair, Rewriter
 from optgen.lower.repair.scalars import SCALARS
 from optgen.lower.repair.scatter import SCATTERS
 from optgen.lower.repair.sorts import SORTS
+from optgen.lower.repair.windows import WINDOWS
 
 #: For each operation, what looks at it and changes it where it must be changed.
-REPAIRS: dict[str, Repair] = {
-    **INDEXED,
-    **SCATTERS,
-    **POOLS,
-    **FUNCTIONS,
-    **PRODUCTS,
-    **SCALARS,
-    **SORTS,
-    **CONVOLUTIONS,
-}
+REPAIRS: dict[str, Repair] = {**INDEXED, **SCATTERS, **POOLS, **FUNCTIONS, **PRODUCTS, **SCALARS, **SORTS, **WINDOWS}
 
 _MENTIONED = re.compile("|".join(sorted(re.escape(name) for name in REPAIRS)))
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from optgen.dsl.trace import import_jax
-from optgen.lower.repair.rewriter import Repair, Rewriter, numbers, shape_of
+from optgen.lower.repair.rewriter import Repair, Rewriter, numbers, pairs_of, shape_of
 
 
 def _select_and_scatter(rewriter: Rewriter, op: Any) -> None:
@@ -24,7 +24,7 @@ def _select_and_scatter(rewriter: Rewriter, op: Any) -> None:
         return numbers(op.attributes[name]) if name in op.attributes else [1] * rank
 
     window, strides = attribute("window_dimensions"), attribute("window_strides")
-    padding = _pairs(str(op.attributes["padding"]), rank) if "padding" in op.attributes else [(0, 0)] * rank
+    padding = pairs_of(op.attributes["padding"], rank) if "padding" in op.attributes else [(0, 0)] * rank
 
     def scattered(operand: Any, source: Any, start: Any) -> Any:
         jax = import_jax()
@@ -44,12 +44,6 @@ def _compared(block: Any) -> str | None:
         return None
     found = re.search(r"\b(GE|LE)\b", str(body[0].attributes["comparison_direction"]))
     return found[1] if found else None
-
-
-def _pairs(text: str, rank: int) -> list[tuple[int, int]]:
-    """The padding before and after each dimension: ``dense<0>``, or ``dense<[[0, 1], [2, 3]]>``."""
-    found = [int(n) for n in re.findall(r"-?\d+", text.partition("> :")[0])]
-    return [(found[0], found[0])] * rank if len(found) == 1 else list(zip(found[::2], found[1::2], strict=True))
 
 
 def _reach(window: Sequence[int], strides: Sequence[int]) -> list[int]:

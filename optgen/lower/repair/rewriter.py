@@ -146,6 +146,12 @@ def numbers(attribute: Any, name: str = "") -> list[int]:
     return [int(n) for n in found[1].split(",")] if found and found[1] and found[1].strip() else []
 
 
+def pairs_of(attribute: Any, rank: int) -> list[tuple[int, int]]:
+    """The padding before and after each dimension: ``dense<0>``, or ``dense<[[0, 1], [2, 3]]>``."""
+    found = [int(n) for n in re.findall(r"-?\d+", str(attribute).partition("> :")[0])]
+    return [(found[0], found[0])] * rank if len(found) == 1 else list(zip(found[::2], found[1::2], strict=True))
+
+
 def number(attribute: Any, name: str) -> int:
     """An integer of an attribute by name; 0, as MLIR leaves it out, where it has none."""
     found = re.search(rf"\b{name} = (-?\d+)", str(attribute))

@@ -13,6 +13,7 @@ from optgen.compiler import driver
 from optgen.compiler.retry import in_known_ways
 from optgen.errors import HazardError, LoweringError
 from optgen.lower.hazard import PRINT_FLAG, find_hazards
+from optgen.lower.straight import straighten
 from optgen.native.parse import parse_program
 from optgen.native.program import Program
 
@@ -70,6 +71,7 @@ def compile_library(
         HazardError: if an argument would be overwritten that something still reads.
         LoweringError: if the host code holds what is not understood, or there is nothing to compute.
     """
+    mlir = straighten(mlir)
     all_flags = [*flags, f"--iree-stream-resource-min-offset-alignment={alignment}", *_FLAGS]
     names = tuple(names)
 

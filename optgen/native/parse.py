@@ -250,6 +250,10 @@ class _Reader:
     def on_hal_inline_buffer_storage(self, op: Any) -> None:
         self.values[op.results[0]] = self.place(op.operands[0])
 
+    def on_hal_inline_buffer_length(self, op: Any) -> None:
+        self.place(op.operands[0])
+        self.values[op.results[0]] = None  # said along with the memory, whose size is known; no number to compute with
+
     def on_hal_inline_buffer_allocate(self, op: Any) -> None:
         sizes = [self.integer(v) for v in op.operands]  # alignment and size, whose order has changed between versions
         size, alignment = max(sizes), min(sizes)

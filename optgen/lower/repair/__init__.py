@@ -12,6 +12,7 @@ from typing import Any
 from optgen.errors import LoweringError
 from optgen.lower.repair.functions import FUNCTIONS
 from optgen.lower.repair.indices import INDEXED
+from optgen.lower.repair.owned import CHANGING, keep_arguments
 from optgen.lower.repair.pools import POOLS
 from optgen.lower.repair.products import PRODUCTS
 from optgen.lower.repair.rewriter import PLATFORM, Repair, Rewriter
@@ -21,7 +22,7 @@ from optgen.lower.repair.scatter import SCATTERS
 #: For each operation, what looks at it and changes it where it must be changed.
 REPAIRS: dict[str, Repair] = {**INDEXED, **SCATTERS, **POOLS, **FUNCTIONS, **PRODUCTS, **SCALARS}
 
-_MENTIONED = re.compile("|".join(sorted(re.escape(name) for name in REPAIRS)))
+_MENTIONED = re.compile("|".join(sorted(re.escape(name) for name in {*REPAIRS, *CHANGING})))
 
 
 def stablehlo_of(traced: Any, platform: str = PLATFORM) -> str:
@@ -60,6 +61,7 @@ def repair(text: str) -> str:
                 seen.add(function)
                 for op in _of_interest(ir, function):
                     REPAIRS[op.name](rewriter, op)
+        keep_arguments(rewriter)
         if not rewriter.changed:
             return text
         located = "loc(" in text

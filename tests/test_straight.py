@@ -50,11 +50,11 @@ def branches(x: Any, i: Any) -> list[Any]:
 def test_control_flow(target: str, tmp_path: Path, request: Any) -> None:
     import jax.numpy as jnp
 
-    def function(x: Any, i: Any) -> Any:
+    def function(x: Any, i: Any, unused: Any) -> Any:
         return flat([loops(x), branches(x, i)])
 
-    found = run(target, function, {"x": X, "i": CHOICES}, tmp_path, request)
-    np.testing.assert_allclose(found, function(jnp.asarray(X), jnp.asarray(CHOICES)), rtol=2e-6, atol=2e-6)
+    found = run(target, function, {"x": X, "i": CHOICES, "unused": CHOICES}, tmp_path, request)
+    np.testing.assert_allclose(found, function(jnp.asarray(X), jnp.asarray(CHOICES), None), rtol=2e-6, atol=2e-6)
 
 
 def test_loops_that_are_not_written_out(tmp_path: Path, request: Any) -> None:
@@ -65,8 +65,24 @@ def test_loops_that_are_not_written_out(tmp_path: Path, request: Any) -> None:
         return flat(jax.lax.while_loop(lambda x: x.sum() < 100.0, lambda x: x + 1, x))
 
     def long(x: Any) -> Any:
-        return flat(jax.lax.fori_loop(0, 1000, lambda k, x: jnp.sin(x) + k, x))
+        return flat(jax.lax.fori_loop(0, 1000, lambda k, x: x * 0.9 + k, x))
 
-    for function, message in ((unknown, "rounds are not known before it runs"), (long, "more than 128 rounds")):
+    for function, message in ((unknown, "rounds are not known before it runs"), (long, "more than 64 rounds")):
         with pytest.raises(LoweringError, match=message):
             run("wasm", function, {"x": X}, tmp_path, request)
+
+
+def test_refusals_name_the_line() -> None:
+    """Of the user's own file, with the operation; in C, and of what the compiler refuses for Python."""
+    import jax
+
+    from optgen.train import compile_step_c
+
+    def loss(params: Any, batch: Any) -> Any:
+        grown = jax.lax.while_loop(lambda x: x.sum() < 100.0, lambda x: x + 1, batch["x"])
+        return (grown * params["w"]).sum()
+
+    line = loss.__code__.co_firstlineno + 1
+    with pytest.raises(LoweringError, match=rf"^test_straight\.py:{line} \(while\): a loop whose rounds") as caught:
+        compile_step_c(loss, {"w": X}, {"x": X}, "sgd", "cpu:x86-64", name="s", check=False)
+    assert "\n" not in str(caught.value)

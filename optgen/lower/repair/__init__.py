@@ -7,6 +7,7 @@ text. Most programs hold nothing of the kind and are returned as they are.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 from optgen.errors import LoweringError
@@ -32,7 +33,13 @@ def stablehlo_of(traced: Any, platform: str = PLATFORM) -> str:
         traced: by JAX.
         platform: what JAX lowers it for.
     """
-    return repair(traced.lower(lowering_platforms=(platform,)).as_text())
+    return located_stablehlo_of(traced, platform)[0]
+
+
+def located_stablehlo_of(traced: Any, platform: str = PLATFORM) -> tuple[str, Callable[[], str]]:
+    """As :func:`stablehlo_of`, and what gives the same with JAX's notes on where each operation comes from."""
+    lowered = traced.lower(lowering_platforms=(platform,))
+    return repair(lowered.as_text()), lambda: repair(lowered.as_text(debug_info=True))
 
 
 def repair(text: str) -> str:

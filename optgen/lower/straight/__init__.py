@@ -46,7 +46,12 @@ def straighten(text: str) -> str:
         for function in [f.operation for f in module.body.operations]:
             while op := _first(ir, function, lambda name: name == _LOOP or name in BRANCHES):
                 if op.name == _LOOP:
-                    unroll(ir, op, budget)
+                    place = str(op.location)
+                    try:
+                        unroll(ir, op, budget)
+                    except LoweringError as error:
+                        error.where = place
+                        raise
                 else:
                     choose(rewriter, op)
             for op in _all(ir, function, lambda name: name in SLICES):

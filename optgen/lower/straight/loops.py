@@ -10,7 +10,7 @@ from optgen.lower.straight.copying import copied, erase
 from optgen.lower.straight.numbers import constant, known
 
 #: Rounds of one loop that are written out, and operations of all of a program's.
-ROUNDS, OPERATIONS = 128, 20_000
+ROUNDS, OPERATIONS = 64, 10_000
 
 
 @dataclass
@@ -40,9 +40,10 @@ def unroll(ir: Any, op: Any, budget: Unrolled) -> None:
         if not more:
             break
         if done == ROUNDS or budget.operations > OPERATIONS:
-            which = f"a loop of more than {ROUNDS} rounds" if done == ROUNDS else "loops in loops"
-            raise LoweringError(f"{which} (lax.scan, lax.fori_loop, lax.map), which code without control flow does not "
-                                "have")  # fmt: skip
+            raise LoweringError(
+                f"a loop of more than {ROUNDS} rounds, or of more than {OPERATIONS} operations when they are written out "
+                "(lax.scan, lax.fori_loop, lax.map), which code without control flow does not have"
+            )
         values, made = copied(ir, body, values, op)
         budget.operations += len(made)
         # Counts are constants in each round: what depends on them is then known.

@@ -10,7 +10,13 @@ from collections.abc import Iterable
 
 
 class OptgenError(Exception):
-    """Base of every optgen exception."""
+    """Base of every optgen exception.
+
+    Attributes:
+        where: what the compiler says of the place in the program, where it says anything.
+    """
+
+    where: str = ""
 
 
 class RuleError(OptgenError, ValueError):

@@ -217,7 +217,9 @@ def run_in(folder: Path, mlir: str, flags: Sequence[str], printed: list[bytes] |
         if printed is not None:
             printed.append(result.stderr.encode())
         return output.read_bytes()
-    raise CompileError(_explain(mlir, flags, result))
+    error = CompileError(_explain(mlir, flags, result))
+    error.where = result.stderr[max(result.stderr.find("error:") - 200, 0) :]
+    raise error
 
 
 def dump_assembly(mlir: str, flags: Sequence[str]) -> str:

@@ -27,6 +27,7 @@ from optgen.artifact.transform import (
 )
 from optgen.compiler.build import Progress, compile_kernel
 from optgen.compiler.driver import compiler_version
+from optgen.compiler.retry import in_known_ways
 from optgen.compiler.variants import compile_for
 from optgen.dsl.rule import Rule
 from optgen.dsl.variant import Dtypes, KernelSpec, Operand, Variant
@@ -150,9 +151,19 @@ def _build(
             file = f"modules/{label}/{target.name.replace(':', '-')}.vmfb"
             if progress:
                 progress(label, target.name, None)
-            source = _source(text, target)
-            files[file] = compile_for(source, target, _flags(target, inputs), use_cache=use_cache)[0]
-            modules.append(ModuleInfo(target.name, target.backend, file, False, 0, target.arch, target.features))
+            source, flags = _source(text, target), _flags(target, inputs)
+
+            def attempt(
+                more: tuple[str, ...], source: str = source, target: Target = target, flags: tuple[str, ...] = flags
+            ) -> bytes:
+                return compile_for(source, target, (*flags, *more), use_cache=use_cache)[0]
+
+            files[file], retried = in_known_ways(attempt, target.backend)
+            modules.append(
+                ModuleInfo(
+                    target.name, target.backend, file, False, 0, target.arch, target.features, retried=retried
+                )
+            )  # fmt: skip
             if progress:
                 progress(label, target.name, len(files[file]))
         return FunctionInfo(f"{traced.name} {label}", reads, tuple(outputs), tuple(modules), f"stablehlo/{label}.mlir")

@@ -151,6 +151,7 @@ def assemble(
         files |= write_selftest(name, proof, program.workspace, target=target, compiler=compiler_version())
     manifest = {
         "kind": "c", "name": name, "target": target.name, "optgen": __version__, "iree": compiler_version(),
+        **({"retried": list(library.retried)} if library.retried else {}),
         "workspace": program.workspace, "sha256": {file: digest(data) for file, data in sorted(files.items())},
     }  # fmt: skip
     files[MANIFEST] = (json.dumps(manifest, indent=1) + "\n").encode()

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from math import prod
 
+from optgen.compiler.blame import Sources
 from optgen.errors import LoweringError
 from optgen.native.abi import check_object
 from optgen.native.bundle import CBundle, assemble, c_target
@@ -32,6 +33,7 @@ def compile_c_function(
     selftest: SelfTest | None = None,
     flags: Sequence[str] = (),
     use_cache: bool = True,
+    sources: Sources = (),
 ) -> CBundle:
     """Compiles a module with one public function of static shapes to C without a runtime.
 
@@ -51,6 +53,7 @@ def compile_c_function(
         selftest: calls, and what must come of them; without it no self-test is written.
         flags: for iree-compile, beside the target's.
         use_cache: whether compiled code may come from the cache.
+        sources: where its functions come from, so that refusals name lines; see :mod:`optgen.compiler.blame`.
 
     Returns:
         The files; :meth:`CBundle.save` writes them.
@@ -67,7 +70,9 @@ def compile_c_function(
     if not count:
         raise LoweringError("'mlir' must begin with a module, whose name every symbol of the library then has")
     alignment = _largest_element(named)
-    library = compile_library(named, (*chosen.flags, *flags), alignment=alignment, names=arguments, use_cache=use_cache)
+    library = compile_library(
+        named, (*chosen.flags, *flags), alignment=alignment, names=arguments, use_cache=use_cache, sources=sources
+    )
     return write_program(library, target, name=name, results=results, summary=summary, limits=limits, selftest=selftest)
 
 

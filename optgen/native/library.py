@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from optgen.compiler import driver
+from optgen.compiler.blame import Sources, blamed
 from optgen.compiler.retry import in_known_ways
 from optgen.errors import HazardError, LoweringError
 from optgen.lower.hazard import OWN, PRINT_FLAG, find_hazards, own_memory
+from optgen.lower.straight import straighten
 from optgen.native.parse import parse_program
 from optgen.native.program import Program
 
@@ -49,7 +51,13 @@ class Library:
 
 
 def compile_library(
-    mlir: str, flags: Sequence[str], *, alignment: int, names: Iterable[str] = (), use_cache: bool = True
+    mlir: str,
+    flags: Sequence[str],
+    *,
+    alignment: int,
+    names: Iterable[str] = (),
+    use_cache: bool = True,
+    sources: Sources = (),
 ) -> Library:
     """Compiles a module with one public function to an object file.
 
@@ -61,6 +69,7 @@ def compile_library(
         alignment: that the arguments' addresses will have, in bytes: 64, or less for code that assumes less.
         names: of the function's arguments.
         use_cache: whether the result may come from the cache, and go there.
+        sources: where its functions come from, so that refusals name lines.
 
     Returns:
         The library.
@@ -70,21 +79,14 @@ def compile_library(
         HazardError: if an argument would be overwritten that something still reads.
         LoweringError: if the host code holds what is not understood, or there is nothing to compute.
     """
-    all_flags = [*flags, f"--iree-stream-resource-min-offset-alignment={alignment}", *_FLAGS]
     names = tuple(names)
 
-    def attempt(more: tuple[str, ...]) -> list[bytes]:
-        chosen = [*all_flags, *more]
-        keys = [driver.cache_key(mlir, [*chosen, part]) for part in ("object", "host", "query", "printed")]
-        return driver.cached(keys, lambda: _compile(mlir, chosen), use_cache)
+    def attempt(text: str) -> tuple[Library, str]:
+        return _library(text, [*flags, *(["--mlir-print-debuginfo"] if text is not mlir else [])], alignment, names,
+                        use_cache)  # fmt: skip
 
-    (code, host, query, printed), retried = in_known_ways(attempt, "cpu")
-    text = host.decode()
-    try:
-        program = parse_program(text, json.loads(query), alignment=alignment, names=names)
-    except LoweringError as error:
-        raise LoweringError(f"{error}{_suspects(mlir)}") from error
-    hazards = find_hazards(printed.decode())
+    library, printed = blamed(attempt, mlir, sources)
+    hazards = find_hazards(printed)
     if own := [h for h in hazards if h.argument == OWN]:
         raise own_memory(own[0])
     if hazards:
@@ -95,23 +97,52 @@ def compile_library(
             "lax.optimization_barrier between its last use and the update",
             arguments,
         )
-    return Library(code, program, text, retried)
+    return library
 
 
-#: What JAX's functions become that the host may be left with, and the functions that users write.
-_ON_THE_HOST = {
-    "while": "a loop (lax.scan, fori_loop, while_loop, map, jnp.searchsorted, digitize)",
-    "case": "a branch (lax.cond, lax.switch)",
-    "if": "a branch (lax.cond)",
-    "dynamic_slice": "a slice that begins at a computed index (lax.dynamic_slice, x[i] of one i; jnp.take has none)",
-    "dynamic_update_slice": "a slice that is written at a computed index (lax.dynamic_update_slice)",
-}
+def _library(
+    mlir: str, flags: Sequence[str], alignment: int, names: tuple[str, ...], use_cache: bool
+) -> tuple[Library, str]:
+    """The library, and what :func:`find_hazards` reads."""
+    mlir = straighten(mlir)
+    all_flags = [*flags, f"--iree-stream-resource-min-offset-alignment={alignment}", *_FLAGS]
+
+    def attempt(more: tuple[str, ...]) -> list[bytes]:
+        chosen = [*all_flags, *more]
+        keys = [driver.cache_key(mlir, [*chosen, part]) for part in ("object", "host", "query", "printed")]
+        return driver.cached(keys, lambda: _compile(mlir, chosen), use_cache)
+
+    (code, host, query, printed), retried = in_known_ways(attempt, "cpu")
+    text = host.decode()
+    program = parse_program(text, json.loads(query), alignment=alignment, names=names, declared=_declared(mlir))
+    return Library(code, program, text, retried), printed.decode()
 
 
-def _suspects(mlir: str) -> str:
-    """What of a program is likely to be left to its caller."""
-    found = [what for name, what in _ON_THE_HOST.items() if re.search(rf"\bstablehlo\.{name}\W", mlir)]
-    return f". The program has {', '.join(found)}" if found else ""
+def _declared(mlir: str) -> list[tuple[str, tuple[int, ...]]]:
+    """The dtype and shape of each argument of a module's public function; none where one has another type, or no shape
+    that is known."""
+    from iree.compiler import ir
+
+    with ir.Context() as context:
+        for each in ir.Module.parse(mlir, context).body.operations:
+            op = each.operation
+            if op.name not in ("func.func", "util.func") or "private" in str(op.attributes.get("sym_visibility", "")):
+                continue
+            types = [str(a.type) for a in op.regions[0].blocks[0].arguments] if op.regions[0].blocks else []
+            found = [re.fullmatch(r"tensor<((?:\d+x)*)(u?)(i|bf|f)(\d+)>", t) for t in types]
+            return (
+                [
+                    (
+                        "bool" if t[3] + t[4] == "i1" else f"{t[2] or t[3]}{t[4]}",
+                        tuple(int(n) for n in t[1].split("x")[:-1]),
+                    )
+                    for t in found
+                    if t is not None
+                ]
+                if all(found)
+                else []
+            )
+    return []
 
 
 def _compile(mlir: str, flags: Sequence[str]) -> list[bytes]:

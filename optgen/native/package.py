@@ -220,6 +220,7 @@ def make_package(
         "kind": kind.lower(),
         "name": name,
         "target": target.name,
+        **({"retried": list(library.retried)} if library.retried else {}),
         "versions": {"optgen": __version__, "iree-base-compiler": compiler_version()},
         "sha256": {file: digest(each) for file, each in sorted(data.items())},
     }

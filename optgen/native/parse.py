@@ -8,7 +8,7 @@ read half is wrong code.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -55,7 +55,14 @@ _FLOATS = (
 _KINDS = {0x00: "b", 0x10: "i", 0x11: "i", 0x12: "u", 0x13: "i", 0x21: "f", 0x22: "bf"}
 
 
-def parse_program(text: str, query: str, *, alignment: int, names: Iterable[str] = ()) -> Program:
+def parse_program(
+    text: str,
+    query: str,
+    *,
+    alignment: int,
+    names: Iterable[str] = (),
+    declared: Sequence[tuple[str, tuple[int, ...]]] = (),
+) -> Program:
     """Reads host code.
 
     Args:
@@ -63,6 +70,7 @@ def parse_program(text: str, query: str, *, alignment: int, names: Iterable[str]
         query: the library's symbol.
         alignment: that the kernels were compiled for, in bytes.
         names: of the arguments; else ``argument0``...
+        declared: dtype and shape of each argument, for those that host code does not use, and says nothing of.
 
     Returns:
         The program.
@@ -81,7 +89,7 @@ def parse_program(text: str, query: str, *, alignment: int, names: Iterable[str]
         public = [op for op in operations if op.name == "util.func" and _symbol(op, "sym_visibility") == "public"]
         if len(public) != 1:
             raise LoweringError(f"host code must have one public function (it has {len(public)})")
-        return _Reader(query, alignment, tuple(names)).read(public[0])
+        return _Reader(query, alignment, tuple(names), declared).read(public[0])
 
 
 def _symbol(op: Any, name: str) -> str:
@@ -102,8 +110,10 @@ def _check_top_level(op: Any) -> None:
 
 
 class _Reader:
-    def __init__(self, query: str, alignment: int, names: tuple[str, ...]) -> None:
-        self.query, self.alignment, self.names = query, alignment, names
+    def __init__(
+        self, query: str, alignment: int, names: tuple[str, ...], declared: Sequence[tuple[str, tuple[int, ...]]]
+    ) -> None:
+        self.query, self.alignment, self.names, self.declared = query, alignment, names, declared
         self.values: dict[Any, Any] = {}
         self.statements: list[Statement] = []
         self.exports: dict[str, Export] = {}
@@ -116,7 +126,9 @@ class _Reader:
     def read(self, function: Any) -> Program:
         blocks = function.regions[0].blocks
         if len(blocks) != 1:
-            raise LoweringError("host code has control flow, which plain C is not written from")
+            error = LoweringError("host code has control flow, which plain C is not written from")
+            error.where = str([each.operation.location for block in blocks for each in block.operations][-1])
+            raise error
         for index, argument in enumerate(blocks[0].arguments):
             name = self.names[index] if index < len(self.names) else f"argument{index}"
             kind = str(argument.type)
@@ -129,7 +141,11 @@ class _Reader:
             else:
                 raise LoweringError(f"argument '{name}' must be a tensor or a number (it is {kind})")
         for op in blocks[0].operations:
-            self.operation(op.operation)
+            try:
+                self.operation(op.operation)
+            except LoweringError as error:
+                error.where = str(op.operation.location)
+                raise
         self.finish()
         return Program(
             _symbol(function, "sym_name"), self.query, tuple(self.arguments), tuple(self.statements), self.results,
@@ -142,9 +158,12 @@ class _Reader:
         for index, argument in enumerate(self.arguments):
             if not isinstance(argument, TensorArgument):
                 continue
-            if not argument.dtype:
-                raise LoweringError(f"host code does not use argument '{argument.name}', nor say what it is")
-            self.arguments[index] = TensorArgument(argument.name, argument.dtype, argument.shape, index in written)
+            dtype, shape = argument.dtype, argument.shape
+            if not dtype:
+                if index >= len(self.declared):
+                    raise LoweringError(f"host code does not use argument '{argument.name}', nor say what it is")
+                dtype, shape = self.declared[index]
+            self.arguments[index] = TensorArgument(argument.name, dtype, shape, index in written)
 
     def operation(self, op: Any) -> None:
         dialect, _, name = op.name.partition(".")
@@ -249,6 +268,10 @@ class _Reader:
 
     def on_hal_inline_buffer_storage(self, op: Any) -> None:
         self.values[op.results[0]] = self.place(op.operands[0])
+
+    def on_hal_inline_buffer_length(self, op: Any) -> None:
+        self.place(op.operands[0])
+        self.values[op.results[0]] = None  # said along with the memory, whose size is known; no number to compute with
 
     def on_hal_inline_buffer_allocate(self, op: Any) -> None:
         sizes = [self.integer(v) for v in op.operands]  # alignment and size, whose order has changed between versions

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
 
+from optgen.compiler.blame import Sources
 from optgen.errors import LoweringError
 from optgen.native.js_selftest import describe
 from optgen.native.library import compile_library
@@ -32,6 +33,7 @@ def step_package(
     selftest: SelfTest | None = None,
     flags: Sequence[str] = (),
     use_cache: bool = True,
+    sources: Sources = (),
 ) -> Package:
     """Compiles a module with one public function of fixed shapes to a package.
 
@@ -50,6 +52,7 @@ def step_package(
         selftest: calls, and what must come of them; without it the package has no self-test.
         flags: for iree-compile, beside the target's.
         use_cache: whether the compiled library may come from the cache.
+        sources: where its functions come from, so that refusals name lines; see :mod:`optgen.compiler.blame`.
 
     Returns:
         The package.
@@ -62,7 +65,9 @@ def step_package(
         CompileError: if the compiler refuses the module.
     """
     check_name(name)
-    library = compile_library(mlir, (*target.flags, *flags), alignment=_ALIGNMENT, names=arguments, use_cache=use_cache)
+    library = compile_library(
+        mlir, (*target.flags, *flags), alignment=_ALIGNMENT, names=arguments, use_cache=use_cache, sources=sources
+    )
     program = _settle(library.program, arguments, results)
     library = dataclasses.replace(library, program=program)
     taken: list[dict[str, Any]] = []

@@ -11,6 +11,7 @@ from typing import Any
 from optgen._version import __version__
 from optgen.artifact.function import FunctionBundle, FunctionManifest, structure_of
 from optgen.artifact.manifest import LeafInfo, ModuleInfo
+from optgen.compiler.blame import blamed
 from optgen.compiler.build import Progress
 from optgen.compiler.driver import compiler_version
 from optgen.compiler.retry import in_known_ways
@@ -18,7 +19,7 @@ from optgen.compiler.variants import compile_for
 from optgen.dsl.trace import import_jax
 from optgen.dtypes import element_name, storage_dtype
 from optgen.errors import LeafError
-from optgen.lower.repair import stablehlo_of
+from optgen.lower.repair import located_stablehlo_of
 from optgen.lower.repair.arguments import taking_wide
 from optgen.probes.attach import attach
 from optgen.probes.check import check_bundle
@@ -80,7 +81,7 @@ def compile_function(
     arguments = _argument_names(function, len(examples))
     trees = tuple(structure_of(tree, argument) for tree, argument in zip(examples, arguments, strict=True))
     inputs = [_leaf(p, v) for tree, a in zip(examples, arguments, strict=True) for p, v in walk(tree, a)]
-    stablehlo, outputs, result_tree, jaxpr = _trace(function, examples, inputs)
+    stablehlo, located, outputs, result_tree, jaxpr = _trace(function, examples, inputs)
     used = tuple(dict.fromkeys(re.findall(r"(?:x|<)(bf16|f16|f32|f64)>", stablehlo)))
     files, modules = {_STABLEHLO: stablehlo.encode()}, []
     for target in chosen:
@@ -90,12 +91,16 @@ def compile_function(
         if progress:
             progress(label, target.name, None)
         file = f"modules/{target.name.replace(':', '-')}.vmfb"
-        source = for_vulkan(target, stablehlo)
 
-        def attempt(more: tuple[str, ...], target: Target = target, source: str = source) -> bytes:
-            return compile_for(source, target, (*_flags(target, inputs), *more), use_cache=use_cache)[0]
+        def compiled(text: str, target: Target = target) -> tuple[bytes, tuple[str, ...]]:
+            source = for_vulkan(target, text)
 
-        files[file], retried = in_known_ways(attempt, target.backend)
+            def attempt(more: tuple[str, ...]) -> bytes:
+                return compile_for(source, target, (*_flags(target, inputs), *more), use_cache=use_cache)[0]
+
+            return in_known_ways(attempt, target.backend)
+
+        files[file], retried = blamed(compiled, stablehlo, [("", located)])
         modules.append(
             ModuleInfo(
                 target.name, target.backend, file, False, arch=target.arch, features=target.features, retried=retried
@@ -124,8 +129,9 @@ def compile_function(
 
 def _trace(
     function: Callable[..., Any], examples: tuple[Any, ...], inputs: Sequence[LeafInfo]
-) -> tuple[str, list[LeafInfo], Any, Any]:
-    """StableHLO whose ``main`` takes and returns leaves in optgen's order, its results, their structure, its jaxpr."""
+) -> tuple[str, Callable[[], str], list[LeafInfo], Any, Any]:
+    """StableHLO whose ``main`` takes and returns leaves in optgen's order, the same with notes on lines, its results,
+    their structure, its jaxpr."""
     jax = import_jax()
     results: Any = None
 
@@ -138,12 +144,14 @@ def _trace(
 
     with wide_numbers(inputs):
         traced = jax.jit(flat, keep_unused=True).trace(*(struct(leaf) for leaf in inputs))
-        text = taking_wide(stablehlo_of(traced), narrowed(inputs))
+        text, noted = located_stablehlo_of(traced)
+        wide = narrowed(inputs)
     paths = [path for path, _ in walk(results)]
     outputs = [_leaf(path, info) for path, info in zip(paths, traced.out_info, strict=True)]
     if not outputs:
         raise LeafError("a function to compile must return at least one array")
-    return text, outputs, structure_of(results, "the result"), traced.jaxpr
+    tree = structure_of(results, "the result")
+    return taking_wide(text, wide), lambda: taking_wide(noted(), wide), outputs, tree, traced.jaxpr
 
 
 def _flags(target: Target, inputs: Sequence[LeafInfo]) -> tuple[str, ...]:

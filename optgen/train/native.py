@@ -65,7 +65,7 @@ def compile_step_c(
         return compile_c_function(
             program.mlir, target, name=name, arguments=[a.name for a in program.arguments],
             results=[r.path for r in program.results], summary=_summary(program),
-            limits=_limits(program), selftest=_selftest(program, {}), use_cache=use_cache,
+            limits=_limits(program), selftest=_selftest(program, {}), use_cache=use_cache, sources=program.sources,
         )  # fmt: skip
 
     bundle = _build(loss_fn, params, batch, optimizer, chosen, entry, settings, build)
@@ -112,7 +112,7 @@ def compile_step_wasm(
             program.mlir, chosen, name=name, arguments=[names[a.name] for a in program.arguments],
             results=[names[r.path] for r in program.results], title=_summary(program),
             limits={names[n]: limit for n, limit in _limits(program).items()}, selftest=_selftest(program, names),
-            use_cache=use_cache,
+            use_cache=use_cache, sources=program.sources,
         )  # fmt: skip
 
     package = _build(loss_fn, params, batch, optimizer, chosen, entry, settings, build)

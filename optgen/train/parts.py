@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 from optgen.artifact.manifest import LeafInfo
+from optgen.compiler.blame import Sources
 from optgen.dsl.trace import import_jax
 from optgen.dtypes import INTEGERS, element_name, numpy_dtype
 from optgen.errors import LeafError
-from optgen.lower.repair import stablehlo_of
+from optgen.lower.repair import located_stablehlo_of
 from optgen.lower.repair.arguments import NARROWED, taking_wide
 from optgen.runtime.tree import show, walk
 
@@ -28,12 +29,14 @@ class Part:
         inputs: by name: ``params/w``, ``state/m/w``, ``batch/x``, ``grads/w``...
         outputs: likewise; ``loss``, ``metrics/accuracy``, or the name of what is replaced.
         jaxpr: the same function as JAX has it, for :mod:`optgen.probes`.
+        located: gives the StableHLO with JAX's notes on lines, for :mod:`optgen.compiler.blame`.
     """
 
     stablehlo: str
     inputs: tuple[LeafInfo, ...]
     outputs: tuple[LeafInfo, ...]
     jaxpr: Any = field(default=None, repr=False, compare=False)
+    located: Callable[[], str] | None = field(default=None, repr=False, compare=False)
 
 
 def leaves_of_example(tree: Any, name: str, *, hint: str = "") -> tuple[LeafInfo, ...]:
@@ -121,6 +124,14 @@ def trace_part(
     """
     jax = import_jax()
     traced = jax.jit(function, keep_unused=True).trace(*(struct(leaf) for leaf in inputs))
-    text = taking_wide(stablehlo_of(traced), narrowed(inputs))
+    text, located = located_stablehlo_of(traced)
+    wide = narrowed(inputs)
     outputs = [_leaf(name, info, "") for name, info in zip(names(), traced.out_info, strict=True)]
-    return Part(text, tuple(inputs), tuple(outputs), traced.jaxpr)
+    return Part(
+        taking_wide(text, wide), tuple(inputs), tuple(outputs), traced.jaxpr, lambda: taking_wide(located(), wide)
+    )
+
+
+def sources_of(parts: Mapping[str, Part]) -> Sources:
+    """Where the functions of a program come from that parts are joined to."""
+    return [(f"{key}_", part.located) for key, part in parts.items() if part.located is not None]

@@ -8,12 +8,14 @@ from typing import Any
 
 from optgen.artifact.manifest import LeafInfo
 from optgen.artifact.step import StepArgument
+from optgen.compiler.blame import Sources
 from optgen.compiler.driver import compile_and_print
 from optgen.dtypes import storage_dtype
 from optgen.errors import LoweringError
 from optgen.hyper import Hyper, Part, part
 from optgen.lower.hazard import Hazard, find_hazards
 from optgen.targets import Target
+from optgen.train.parts import sources_of
 from optgen.train.plan import StepPlan, leaf_of
 from optgen.train.settings import plan_step
 
@@ -58,6 +60,7 @@ class StepProgram:
         results: in order: ``loss``, ``metrics/...``, ``result/...``, or the name of the argument that they replace.
         compute: the arithmetic of the update.
         plan: what the step was planned as.
+        sources: where its functions come from, for :mod:`optgen.compiler.blame`.
     """
 
     name: str
@@ -67,6 +70,7 @@ class StepProgram:
     results: tuple[LeafInfo, ...]
     compute: str
     plan: StepPlan = field(repr=False)
+    sources: Sources = field(default=(), repr=False, compare=False)
 
     def hazards(self, flags: Sequence[str], *, movable: bool = False) -> list[Hazard]:
         """Compiles the program with ``flags`` and gives the hazards of its aliasing: empty where it is safe.
@@ -142,7 +146,7 @@ def lower_step(
         )
         for i, argument in ((i, plan.arguments[i]) for i in chosen.takes)
     )
-    return StepProgram(plan.name, entry, text, arguments, chosen.results, compute, plan)
+    return StepProgram(plan.name, entry, text, arguments, chosen.results, compute, plan, sources_of(parts))
 
 
 def _hyper(plan: StepPlan, argument: StepArgument) -> tuple[Hyper | None, Part]:

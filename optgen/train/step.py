@@ -12,6 +12,7 @@ import numpy as np
 from optgen._version import __version__
 from optgen.artifact.step import EntryInfo, StepBundle, StepManifest, StepModule
 from optgen.compiler.barriers import proven
+from optgen.compiler.blame import blamed
 from optgen.compiler.build import Progress, count_copies
 from optgen.compiler.driver import Watched, compile_and_print, compiler_version
 from optgen.compiler.retry import in_known_ways
@@ -23,7 +24,7 @@ from optgen.probes.check import check_bundle
 from optgen.probes.step import step_recipes
 from optgen.targets import Target, get_target
 from optgen.train.limits import check_stored, check_vulkan, for_vulkan
-from optgen.train.parts import Part
+from optgen.train.parts import Part, sources_of
 from optgen.train.plan import StepPlan, leaf_of
 from optgen.train.program import step_flags
 from optgen.train.settings import plan_step
@@ -176,12 +177,15 @@ def _compile(
     for attempt in range(_ROUNDS + 1):
         if not in_place or attempt == _ROUNDS:
             apart = set(every)
-        text = for_vulkan(target, plan.text(compute, parts, entries, apart, fuse=target.backend == "cpu"))
+        text = plan.text(compute, parts, entries, apart, fuse=target.backend == "cpu")
 
-        def compiled(more: tuple[str, ...], text: str = text) -> Watched:
-            return compile_and_print(text, (*flags, *more), use_cache=use_cache)
+        def compiled(text: str) -> tuple[Watched, tuple[str, ...]]:
+            source = for_vulkan(target, text)
+            return in_known_ways(
+                lambda more: compile_and_print(source, (*flags, *more), use_cache=use_cache), target.backend
+            )
 
-        made, retried = in_known_ways(compiled, target.backend)
+        made, retried = blamed(compiled, text, sources_of(parts))
         hazards = find_hazards(made.printed, movable=target.backend != "cpu")
         if own := [h for h in hazards if h.argument == OWN]:
             raise own_memory(own[0])

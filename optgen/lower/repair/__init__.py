@@ -7,11 +7,13 @@ text. Most programs hold nothing of the kind and are returned as they are.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 from optgen.errors import LoweringError
 from optgen.lower.repair.functions import FUNCTIONS
 from optgen.lower.repair.indices import INDEXED
+from optgen.lower.repair.owned import CHANGING, keep_arguments
 from optgen.lower.repair.pools import POOLS
 from optgen.lower.repair.products import PRODUCTS
 from optgen.lower.repair.rewriter import PLATFORM, Repair, Rewriter
@@ -23,7 +25,7 @@ from optgen.lower.repair.windows import WINDOWS
 #: For each operation, what looks at it and changes it where it must be changed.
 REPAIRS: dict[str, Repair] = {**INDEXED, **SCATTERS, **POOLS, **FUNCTIONS, **PRODUCTS, **SCALARS, **SORTS, **WINDOWS}
 
-_MENTIONED = re.compile("|".join(sorted(re.escape(name) for name in REPAIRS)))
+_MENTIONED = re.compile("|".join(sorted(re.escape(name) for name in {*REPAIRS, *CHANGING})))
 
 
 #: JAX's decompositions of matrices are calls of libraries, or of primitives that it lowers for its own devices alone.
@@ -40,8 +42,14 @@ def stablehlo_of(traced: Any) -> str:
     Raises:
         LoweringError: if it needs what JAX calls a library for, as for the decompositions of matrices.
     """
+    return located_stablehlo_of(traced)[0]
+
+
+def located_stablehlo_of(traced: Any) -> tuple[str, Callable[[], str]]:
+    """As :func:`stablehlo_of`, and what gives the same with JAX's notes on where each operation comes from."""
     try:
-        text = traced.lower(lowering_platforms=(PLATFORM,)).as_text()
+        lowered = traced.lower(lowering_platforms=(PLATFORM,))
+        text = lowered.as_text()
     except NotImplementedError as error:
         primitive = _NO_RULE.search(str(error))
         if not primitive:
@@ -49,7 +57,7 @@ def stablehlo_of(traced: Any) -> str:
         raise LoweringError(_no_library(primitive[1])) from error
     if call := _LIBRARY.search(text):
         raise LoweringError(_no_library(call[1]))
-    return repair(text)
+    return repair(text), lambda: repair(lowered.as_text(debug_info=True))
 
 
 def _no_library(name: str) -> str:
@@ -85,6 +93,7 @@ def repair(text: str) -> str:
                 seen.add(function)
                 for op in _of_interest(ir, function):
                     REPAIRS[op.name](rewriter, op)
+        keep_arguments(rewriter)
         if not rewriter.changed:
             return text
         located = "loc(" in text

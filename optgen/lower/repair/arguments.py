@@ -33,4 +33,4 @@ def taking_wide(text: str, positions: Mapping[int, str]) -> str:
         results = ir.FunctionType(ir.TypeAttr(main.attributes["function_type"]).value).results
         kind = ir.FunctionType.get([a.type for a in block.arguments], results)
         main.attributes["function_type"] = ir.TypeAttr.get(kind)
-        return str(module)
+        return str(module.operation.get_asm(enable_debug_info="loc(" in text))

@@ -1,9 +1,11 @@
 """Scatters. An update whose window is not all inside is skipped, as XLA does and JAX's modes (drop, fill) rely on; IREE
 3.13 writes foreign memory. And windows that an index places are written element by element, since it takes none.
+Dimensions that indices of several parts place come first, since it takes windows that come before them for batches.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,17 +76,38 @@ class _Shape:
         """The dimensions of the window that an index places: IREE refuses those."""
         return [d for d in self.windowed if d in self.scattered]
 
-    def numbers_of_spread(self) -> str:
-        """StableHLO's description of the indices and updates that :meth:`spread_out` gives."""
+    @property
+    def indexed(self) -> list[int]:
+        """The operand's dimensions that indices place, when :meth:`spread_out` has been applied."""
+        return sorted((*self.inserted, *self.batching, *self.spread))
+
+    @property
+    def order(self) -> list[int]:
+        """The operand's dimensions in the order that IREE takes."""
+        first = self.indexed
+        if len(first) < 2:
+            return list(range(len(self.extents)))
+        return [*first, *(d for d in range(len(self.extents)) if d not in first)]
+
+    @property
+    def in_order(self) -> bool:
+        """Whether they are in that order."""
+        return self.order == list(range(len(self.extents)))
+
+    def remade_numbers(self) -> str:
+        """StableHLO's description of operands in :attr:`order` and of what :meth:`spread_out` gives."""
         lead = len(self.places) + len(self.spread)
-        inserted = sorted((*self.inserted, *self.spread))
         rest = len(self.windowed) - len(self.spread)
-        batching = [d - (d > self.axis) for d in self.index_batching]
+
+        def moved(dimensions: Iterable[int]) -> list[int]:
+            return [self.order.index(d) for d in dimensions]
+
         return (
             f"#stablehlo.scatter<update_window_dims = {list(range(lead, lead + rest))}, "
-            f"inserted_window_dims = {inserted}, input_batching_dims = {list(self.batching)}, "
-            f"scatter_indices_batching_dims = {batching}, "
-            f"scatter_dims_to_operand_dims = {list(self.scattered)}, index_vector_dim = {lead}>"
+            f"inserted_window_dims = {sorted(moved((*self.inserted, *self.spread)))}, "
+            f"input_batching_dims = {moved(self.batching)}, "
+            f"scatter_indices_batching_dims = {[d - (d > self.axis) for d in self.index_batching]}, "
+            f"scatter_dims_to_operand_dims = {moved(self.scattered)}, index_vector_dim = {lead}>"
         )
 
     def spread_out(self, indices: Any, updates: list[Any]) -> tuple[Any, list[Any]]:
@@ -115,7 +138,8 @@ def _scatter(rewriter: Rewriter, op: Any) -> None:
     if not shape.scattered:
         return
     safe = inside_range(op.operands[count], shape.limits)
-    if safe and not shape.spread:
+    remade = bool(shape.spread) or not shape.in_order
+    if safe and not remade:
         return
     neutral = None if safe or count > 1 else _neutral(op, op.operands[2])
     margin = 0 if safe or neutral is not None else shape.window[shape.scattered[0]]
@@ -123,8 +147,9 @@ def _scatter(rewriter: Rewriter, op: Any) -> None:
     def repaired(*operands: Any) -> tuple[Any, ...]:
         inputs, indices, updates = list(operands[:count]), operands[count], list(operands[count + 1 :])
         indices, inputs, updates = _kept_inside(shape, indices, inputs, updates, neutral, margin, safe)
-        if shape.spread:
+        if remade:
             indices, updates = shape.spread_out(indices, updates)
+            inputs = [import_jax().numpy.transpose(x, shape.order) for x in inputs]
         return (*inputs, indices, *updates)
 
     ir = rewriter.ir
@@ -133,19 +158,20 @@ def _scatter(rewriter: Rewriter, op: Any) -> None:
     attributes["indices_are_sorted"] = ir.BoolAttr.get(False)
     if neutral is not None:  # several may have been clamped to one place now
         attributes["unique_indices"] = ir.BoolAttr.get(False)
-    if shape.spread:
-        attributes["scatter_dimension_numbers"] = ir.Attribute.parse(shape.numbers_of_spread())
+    if remade:
+        attributes["scatter_dimension_numbers"] = ir.Attribute.parse(shape.remade_numbers())
     types = [v.type for v in operands[:count]]
     with ir.InsertionPoint(op), op.location:
         made = ir.Operation.create(op.name, results=types, operands=operands, attributes=attributes, regions=1)
         op.regions[0].blocks[0].append_to(made.regions[0])
     for old, new in zip(list(op.results), list(made.results), strict=True):
-        if margin:
+        if margin or not shape.in_order:
 
             def cut(value: Any) -> Any:
+                value = import_jax().numpy.transpose(value, [shape.order.index(d) for d in range(len(shape.extents))])
                 return import_jax().lax.slice(value, [0] * len(shape.extents), shape.extents)
 
-            new = rewriter.call(op, cut, [new], ("cut", shape.extents))[0]
+            new = rewriter.call(op, cut, [new], ("cut", shape.extents, tuple(shape.order)))[0]
         old.replace_all_uses_with(new)
     op.erase()
 

@@ -200,34 +200,6 @@ def test_functions_that_overwrite_what_is_read_are_refused() -> None:
         compile_c_function(text, "cpu:x86-64", name="f", arguments=[*names, "x", "y"], results=names)
 
 
-def test_what_the_host_would_do_is_refused() -> None:
-    """Loops, branches and slices at an index; the message says what of the program it is."""
-    import jax
-    import jax.numpy as jnp
-
-    def recurrent(params: Any, batch: Any) -> Any:
-        def cell(h: Any, x: Any) -> Any:
-            return jnp.tanh(x @ params["w"] + h), None
-
-        return jnp.mean(jax.lax.scan(cell, jnp.zeros(4), batch["x"])[0] ** 2)
-
-    def branches(params: Any, batch: Any) -> Any:
-        return jax.lax.cond(batch["i"] > 0, jnp.sum, jnp.mean, params["w"] ** 2)
-
-    def slices(params: Any, batch: Any) -> Any:
-        return jnp.sum(jax.lax.dynamic_slice(params["w"], (batch["i"], 0), (1, 4)) ** 2)
-
-    refused = {
-        recurrent: r"control flow.* has a loop \(lax.scan",
-        branches: r"control flow.* has a branch \(lax.cond",
-        slices: r"a number in memory .* has a slice that begins at a computed index \(lax.dynamic_slice",
-    }
-    batch = {"x": np.ones((9, 3), np.float32), "i": np.array(1, np.int32)}
-    for loss, why in refused.items():
-        with pytest.raises(LoweringError, match=why):
-            og.train.compile_step_c(loss, {"w": np.ones((3, 4), np.float32)}, batch, "sgd", "cpu:x86-64", name="f")
-
-
 def test_exponentials_without_a_c_library() -> None:
     import jax
 

@@ -266,7 +266,7 @@ class Device:
         return f"Device({self.uri!r}, {self.description!r})"
 
 
-def device_error(uri: str, error: RuntimeError) -> DeviceError:
+def device_error(uri: str, error: Exception) -> DeviceError:
     """What a device's driver raised, as an error of optgen's."""
     if "DEVICE_LOST" in str(error):
         return DeviceError(f"device '{uri}' was lost ({_reason(error)}): start a new process, and load again there")

@@ -113,7 +113,7 @@ class LoadedModule:
         self._lock.acquire()  # not `with`, which takes half as long again
         try:
             self._context.invoke(function, arguments, outputs)
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:
             raise device_error(self.device.uri, error) from error
         finally:
             self._lock.release()

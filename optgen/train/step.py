@@ -213,4 +213,4 @@ def _compile(
         reason=reason if apart else "",
         retried=retried,
     )
-    return module, proven(text, target, flags, made.module, use_cache=use_cache)
+    return module, proven(for_vulkan(target, text), target, flags, made.module, use_cache=use_cache)

@@ -52,7 +52,7 @@ def reference(program: Program) -> Reference:
         return float(value), {name: np.asarray(g, np.float64) for name, g in grads.items()}
 
     loss, grads = call(program.params, program.batch)
-    loss_error, errors = 2e-6 * abs(loss) + 1e-7, {}
+    loss_error, errors = 1e-5 * abs(loss) + 1e-7, {}
     rng = np.random.default_rng(program.number)
     moved = [call(_moved(program.params, rng), _moved(program.batch, rng)) for _ in range(_DRAWS)]
     largest = max((float(np.abs(g).max(initial=0.0)) for g in grads.values()), default=0.0)

@@ -22,6 +22,19 @@ _TIMES = 3
 #: Rules whose state begins as zeros, which is all that is made of it in C and JavaScript.
 FROM_ZEROS = ("sgd", "adam", "adamw", "amsgrad", "lion", "signsgd", "adabelief", "adan", "lamb")
 
+
+def may(program: Program, target: str) -> bool:
+    """Whether a program's rule can be that of a step at all, with a learning rate, and is run on a target here."""
+    from optgen.rules import get_rule
+
+    rule = get_rule(program.rule)
+    if len(rule.inputs) > 1 or any(slot.init == "lr" for slot in rule.state):
+        return False  # beside the grad they take what a loss does not give, or have the rate in their state
+    if program.rule == "muon" and any(w.ndim < 2 for w in program.params.values()):
+        return False
+    return target.startswith(("cpu", "vulkan", "cuda")) or program.rule in FROM_ZEROS
+
+
 #: Emulators of what ``gcc`` for a target makes.
 EMULATORS = {"cpu:aarch64": "qemu-aarch64-static", "cpu:armv7": "qemu-arm-static", "cpu:riscv64": "qemu-riscv64-static"}
 

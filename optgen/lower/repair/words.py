@@ -99,6 +99,8 @@ class _Writer:
             op.operands[0] = self._truth(op, op.operands[0])
         elif not any(name in NARROW for name in (*operands, *results)):
             return
+        elif op.name == "stablehlo.select" and shape_of(op.operands[0]) == shape_of(op.results[0]):
+            self._choose(op)
         elif op.name in ("stablehlo.select", "stablehlo.if"):
             op.operands[0] = self._truth(op, op.operands[0])
             self._widen(op)
@@ -208,13 +210,34 @@ class _Writer:
 
     # Operations.
 
+    def _choose(self, op: Any) -> None:
+        """One of two numbers, by their bits: a comparison that several kernels choose by would be stored as such."""
+        kind, result = op.operands[0].type, self.ir.Type.parse(_wide(op.results[0].type, element_of(op.results[0])))
+        mask = self._make(op, "stablehlo.negate", [op.operands[0]], kind)
+        other = self._make(op, "stablehlo.not", [mask], kind)
+
+        def bits(value: Any, to: Any) -> Any:
+            return value if value.type == to else self._make(op, "stablehlo.bitcast_convert", [value], to)
+
+        one, two = (
+            self._make(op, "stablehlo.and", [bits(value, kind), by], kind)
+            for value, by in ((op.operands[1], mask), (op.operands[2], other))
+        )
+        made = bits(self._make(op, "stablehlo.or", [one, two], kind), result)
+        op.results[0].replace_all_uses_with(made)
+        op.erase()
+
     def _count(self, op: Any) -> None:
         """A truth value as 0 or 1."""
         value = op.results[0]
         uses = [(use.owner, use.operand_number) for use in value.uses]
         kind = self.ir.Type.parse(_wide(value.type, "i1"))
-        word = self._make(op, "stablehlo.convert", [value], kind)
-        op.move_before(word.owner)
+        # Half of 2 or 0: a plain conversion is folded with the comparison that turns it back, and what is then stored
+        # between two kernels is the truth value.
+        two, none, one = (self._splat(op, n, kind) for n in (2, 0, 1))
+        chosen = self._make(op, "stablehlo.select", [value, two, none], kind)
+        word = self._make(op, "stablehlo.shift_right_logical", [chosen, one], kind)
+        op.move_before(two.owner)
         for owner, number in uses:
             owner.operands[number] = word
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 from optgen.artifact.manifest import LeafInfo
+from optgen.compiler.blame import line_of
 from optgen.dtypes import INTEGERS
 from optgen.errors import UnsupportedTargetError
 from optgen.runtime.tree import show
@@ -22,11 +25,20 @@ LOOP = 65_535 // 3
 _TENSOR = r"tensor<((?:\d+x)*)\w+>"
 _REDUCE = re.compile(rf"across dimensions = \[([\d, ]*)\] : \({_TENSOR}")
 _DOT = re.compile(rf"contracting_dims = \[([\d, ]*)\] x .*? : \({_TENSOR}")
+_SUMS = ("stablehlo.reduce", "stablehlo.dot_general", "stablehlo.reduce_window")
 _WINDOW = re.compile(r"stablehlo\.reduce_window.*?window_dimensions = array<i64: ([\d, ]*)>")
 
 
-def check_vulkan(target: Target, stablehlo: str, leaves: Sequence[LeafInfo]) -> None:
+def check_vulkan(
+    target: Target, stablehlo: str, leaves: Sequence[LeafInfo], located: Callable[[], str] | None = None
+) -> None:
     """Refuses element types that are not 32 bits wide, and reductions that are too long.
+
+    Args:
+        target: what for.
+        stablehlo: the program.
+        leaves: what it takes and gives.
+        located: gives the program with JAX's notes on lines, so that refusals name them.
 
     Raises:
         UnsupportedTargetError: naming what there is of it.
@@ -36,11 +48,20 @@ def check_vulkan(target: Target, stablehlo: str, leaves: Sequence[LeafInfo]) -> 
             instead = "i32" if leaf.dtype in INTEGERS else "f32"  # of a truth value too
             _refuse(target, f"must use {', '.join(DTYPES)} ({show(leaf.path)} is {leaf.dtype}: make it {instead})")
     for dtype in dict.fromkeys(re.findall(r"(?:x|<)(bf16|f16|f64)>", stablehlo)):
-        _refuse(target, f"must use {', '.join(DTYPES)} (it computes in {dtype})")
-    check_vulkan_sums(target, stablehlo)
+        place = _line(
+            located, lambda op, dtype=dtype: any(re.search(rf"[x<]{dtype}>", str(r.type)) for r in op.results)
+        )
+        _refuse(target, f"must use {', '.join(DTYPES)} (it computes in {dtype})", place=place)
+    check_vulkan_sums(target, stablehlo, located=located)
 
 
-def check_vulkan_sums(target: Target, stablehlo: str, what: str = "a function") -> None:
+def _computes_in(dtype: str, op: Any) -> bool:
+    return any(re.search(rf"[x<]{dtype}>", str(result.type)) for result in op.results)
+
+
+def check_vulkan_sums(
+    target: Target, stablehlo: str, what: str = "a function", located: Callable[[], str] | None = None
+) -> None:
     """Refuses reductions that are too long.
 
     Raises:
@@ -49,11 +70,18 @@ def check_vulkan_sums(target: Target, stablehlo: str, what: str = "a function") 
     longest = max(_reductions(stablehlo), default=0)
     if longest > LOOP:
         reason = f"must not reduce more than {LOOP} elements to one, which Mesa's driver cuts off ({longest})"
-        _refuse(target, reason, what)
+        place = _line(located, lambda op: op.name in _SUMS and longest in _reductions(str(op)))
+        _refuse(target, reason, what, place)
 
 
-def _refuse(target: Target, reason: str, what: str = "a function") -> None:
-    raise UnsupportedTargetError(f"{what} for target '{target.name}' {reason}")
+def _line(located: Callable[[], str] | None, wanted: Callable[[Any], bool]) -> str:
+    """The user's line, and a colon, where it is known."""
+    line = line_of(located(), wanted) if located is not None else ""
+    return f"{line}: " if line else ""
+
+
+def _refuse(target: Target, reason: str, what: str = "a function", place: str = "") -> None:
+    raise UnsupportedTargetError(f"{place}{what} for target '{target.name}' {reason}")
 
 
 def _reductions(stablehlo: str) -> list[int]:

@@ -48,9 +48,7 @@ def check_vulkan(
             instead = "i32" if leaf.dtype in INTEGERS else "f32"  # of a truth value too
             _refuse(target, f"must use {', '.join(DTYPES)} ({show(leaf.path)} is {leaf.dtype}: make it {instead})")
     for dtype in dict.fromkeys(re.findall(r"(?:x|<)(bf16|f16|f64)>", stablehlo)):
-        place = _line(
-            located, lambda op, dtype=dtype: any(re.search(rf"[x<]{dtype}>", str(r.type)) for r in op.results)
-        )
+        place = _line(located, partial(_computes_in, dtype))
         _refuse(target, f"must use {', '.join(DTYPES)} (it computes in {dtype})", place=place)
     check_vulkan_sums(target, stablehlo, located=located)
 

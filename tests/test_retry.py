@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
+import optax
 import pytest
 
 import optgen as og
@@ -54,3 +56,31 @@ def test_the_first_refusal_is_what_is_said() -> None:
     with pytest.raises(CompileError, match="refusal 1"):
         in_known_ways(attempt, "metal")
     assert seen == [()]
+
+
+def test_heads_and_packages_record_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A compiler that takes nothing without the flags of the first way."""
+    import jax
+
+    from optgen.compiler import driver
+    from optgen.native import compile_c_function, get_native_target, step_package
+
+    run_in = driver.run_in
+
+    def refusing(folder: Any, mlir: str, flags: Any, *more: Any) -> bytes:
+        if not set(WAYS[0].flags) <= set(flags):
+            raise CompileError("iree-compile refused the module")
+        return run_in(folder, mlir, flags, *more)
+
+    monkeypatch.setattr(driver, "run_in", refusing)
+    x = np.ones(5, np.float32)
+    text = jax.jit(lambda x: 2 * x).lower(x).as_text()
+    told = {"name": "f", "arguments": ["x"], "results": ["y"], "use_cache": False}
+    bundle = compile_c_function(text, "cpu:x86-64", **told)
+    assert json.loads(bundle.files["manifest.json"])["retried"] == ["undistributed"]
+    package = step_package(text, get_native_target("wasm"), **told)
+    assert json.loads(package.files["optgen.json"])["retried"] == ["undistributed"]
+    optimizer = og.compile(optax.sgd(0.1), like={"w": x}, in_place=False, use_cache=False, check=False)
+    assert optimizer.manifest.head is not None
+    again = type(optimizer.manifest).from_json(optimizer.manifest.to_json())
+    assert [module.retried for module in again.head.modules] == [("undistributed",)]

@@ -15,7 +15,7 @@ from native_machine import MACHINES
 from wasm_node import Node, encode, find_node
 
 import optgen as og
-from optgen.errors import HazardError, LoweringError
+from optgen.errors import HazardError
 from optgen.native import compile_c_function
 from optgen.train import elementary
 
@@ -198,6 +198,31 @@ def test_functions_that_overwrite_what_is_read_are_refused() -> None:
     names = sorted(params)
     with pytest.raises(HazardError, match=r"w2 would be overwritten while still in use .*optimization_barrier"):
         compile_c_function(text, "cpu:x86-64", name="f", arguments=[*names, "x", "y"], results=names)
+
+
+def test_what_the_host_would_do() -> None:
+    """Loops, branches and slices at an index, by their self-tests; what is refused is in test_straight.py."""
+    import jax
+    import jax.numpy as jnp
+
+    MACHINES["cpu:x86-64"].need()
+
+    def recurrent(params: Any, batch: Any) -> Any:
+        def cell(h: Any, x: Any) -> Any:
+            return jnp.tanh(x @ params["w"] + h), None
+
+        return jnp.mean(jax.lax.scan(cell, jnp.zeros(4), batch["x"])[0] ** 2)
+
+    def branches(params: Any, batch: Any) -> Any:
+        return jax.lax.cond(batch["i"] > 0, jnp.sum, jnp.mean, params["w"] ** 2)
+
+    def slices(params: Any, batch: Any) -> Any:
+        return jnp.sum(jax.lax.dynamic_slice(params["w"], (batch["i"], 0), (1, 4)) ** 2)
+
+    batch = {"x": np.ones((9, 3), np.float32), "i": np.array(1, np.int32)}
+    for loss in (recurrent, branches, slices):
+        bundle = og.train.compile_step_c(loss, {"w": np.ones((3, 4), np.float32)}, batch, "sgd", "cpu:x86-64", name="f")
+        assert bundle.proven
 
 
 def test_exponentials_without_a_c_library() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from on_targets import flat, run
 
-from optgen.errors import LoweringError
+from optgen.errors import LoweringError, UnsupportedTargetError
 
 X = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)
 CHOICES = np.array([1, -1, 9], np.int32)
@@ -59,7 +59,6 @@ def test_control_flow(target: str, tmp_path: Path, request: Any) -> None:
 
 def test_loops_that_are_not_written_out(tmp_path: Path, request: Any) -> None:
     import jax
-    import jax.numpy as jnp
 
     def unknown(x: Any) -> Any:
         return flat(jax.lax.while_loop(lambda x: x.sum() < 100.0, lambda x: x + 1, x))
@@ -73,10 +72,11 @@ def test_loops_that_are_not_written_out(tmp_path: Path, request: Any) -> None:
 
 
 def test_refusals_name_the_line() -> None:
-    """Of the user's own file, with the operation; in C, and of what the compiler refuses for Python."""
+    """Of the user's own file, with the operation, also where it stands in one of JAX's functions."""
     import jax
+    import jax.numpy as jnp
 
-    from optgen.train import compile_step_c
+    from optgen.train import compile_function, compile_step_c
 
     def loss(params: Any, batch: Any) -> Any:
         grown = jax.lax.while_loop(lambda x: x.sum() < 100.0, lambda x: x + 1, batch["x"])
@@ -86,3 +86,10 @@ def test_refusals_name_the_line() -> None:
     with pytest.raises(LoweringError, match=rf"^test_straight\.py:{line} \(while\): a loop whose rounds") as caught:
         compile_step_c(loss, {"w": X}, {"x": X}, "sgd", "cpu:x86-64", name="s", check=False)
     assert "\n" not in str(caught.value)
+
+    def spread(x: Any) -> Any:
+        return jnp.var(x)
+
+    line = spread.__code__.co_firstlineno + 1
+    with pytest.raises(UnsupportedTargetError, match=rf"^test_straight\.py:{line} \(.*\): a function for target 'vulk"):
+        compile_function(spread, np.ones(70_000, np.float32), name="spread", targets="vulkan")

@@ -49,6 +49,23 @@ def blamed(attempt: Callable[[str], _T], mlir: str, sources: Sources) -> _T:
         raise type(error)(f"{place}: {error}") from error
 
 
+def line_of(located: str, wanted: Callable[[Any], bool]) -> str:
+    """The user's line of the first operation that is ``wanted``: ``loss.py:12 (var)``; empty where none is known.
+
+    Args:
+        located: StableHLO with JAX's notes.
+        wanted: tells of an operation whether it is meant.
+    """
+    from iree.compiler import ir, passmanager
+
+    with ir.Context() as context, ir.Location.unknown():
+        module = ir.Module.parse(located, context)
+        # Functions of jax.numpy are called: only their callers' lines are the user's.
+        passmanager.PassManager.parse("builtin.module(inline)").run(module.operation)
+        found = (_line(str(op.location)) for op in _operations(module.operation) if wanted(op))
+        return next((line for line in found if line), "")
+
+
 def _place(attempt: Callable[[str], Any], mlir: str, sources: Sources) -> str:
     if not sources:
         return ""
@@ -106,7 +123,7 @@ def _line(location: str) -> str:
     frames = [(file, line) for file, line in _FRAME.findall(location) if not _is_optgen(file)]
     mine = [f for f in frames if "site-packages" not in f[0] and "dist-packages" not in f[0]]
     for file, line in mine or frames:
-        path = re.match(r'loc\("([^"]*)"\(', location)
+        path = re.search(r'"(jit\([^"]*)"', location)
         names = re.findall(r"[\w.]+", path[1].rpartition("/")[2]) if path else []
         return f"{Path(file).name}:{line}" + (f" ({names[-1]})" if names else "")
     return ""

@@ -130,18 +130,10 @@ def _declared(mlir: str) -> list[tuple[str, tuple[int, ...]]]:
                 continue
             types = [str(a.type) for a in op.regions[0].blocks[0].arguments] if op.regions[0].blocks else []
             found = [re.fullmatch(r"tensor<((?:\d+x)*)(u?)(i|bf|f)(\d+)>", t) for t in types]
-            return (
-                [
-                    (
-                        "bool" if t[3] + t[4] == "i1" else f"{t[2] or t[3]}{t[4]}",
-                        tuple(int(n) for n in t[1].split("x")[:-1]),
-                    )
-                    for t in found
-                    if t is not None
-                ]
-                if all(found)
-                else []
-            )
+            known = [t for t in found if t is not None]
+            dtypes = ["bool" if t[3] + t[4] == "i1" else f"{t[2] or t[3]}{t[4]}" for t in known]
+            shapes = [tuple(int(n) for n in t[1].split("x")[:-1]) for t in known]
+            return list(zip(dtypes, shapes, strict=True)) if len(known) == len(types) else []
     return []
 
 

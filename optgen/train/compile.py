@@ -86,7 +86,7 @@ def compile_function(
     files, modules = {_STABLEHLO: stablehlo.encode()}, []
     for target in chosen:
         if target.backend == "vulkan":
-            check_vulkan(target, stablehlo, (*inputs, *outputs))
+            check_vulkan(target, stablehlo, (*inputs, *outputs), located)
         target.check(used)
         if progress:
             progress(label, target.name, None)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 from optgen.artifact.manifest import LeafInfo
+from optgen.compiler.blame import line_of
 from optgen.dsl.trace import import_jax
 from optgen.dtypes import FLOATS, INTEGERS, WORDS
 from optgen.errors import LoweringError, UnsupportedTargetError
@@ -24,6 +27,7 @@ LOOP = 65_535 // 3
 _TENSOR = r"tensor<((?:\d+x)*)\w+>"
 _REDUCE = re.compile(rf"across dimensions = \[([\d, ]*)\] : \({_TENSOR}")
 _DOT = re.compile(rf"contracting_dims = \[([\d, ]*)\] x .*? : \({_TENSOR}")
+_SUMS = ("stablehlo.reduce", "stablehlo.dot_general", "stablehlo.reduce_window")
 _WINDOW = re.compile(r"stablehlo\.reduce_window.*?window_dimensions = array<i64: ([\d, ]*)>")
 
 
@@ -42,9 +46,17 @@ def for_vulkan(target: Target, stablehlo: str) -> str:
         raise UnsupportedTargetError(f"target '{target.name}' cannot run this program: {error}") from None
 
 
-def check_vulkan(target: Target, stablehlo: str, leaves: Sequence[LeafInfo]) -> None:
+def check_vulkan(
+    target: Target, stablehlo: str, leaves: Sequence[LeafInfo], located: Callable[[], str] | None = None
+) -> None:
     """Refuses floats that are not 32 bits wide, integers of 64 bits where JAX keeps them, and reductions that are too
     long.
+
+    Args:
+        target: what for.
+        stablehlo: the program.
+        leaves: what it takes and gives.
+        located: gives the program with JAX's notes on lines, so that refusals name them.
 
     Raises:
         UnsupportedTargetError: naming what there is of it.
@@ -57,11 +69,18 @@ def check_vulkan(target: Target, stablehlo: str, leaves: Sequence[LeafInfo]) -> 
             word = WORDS[leaf.dtype]
             _refuse(target, f"must not keep integers of 64 bits ({show(leaf.path)} is {leaf.dtype}: make it {word})")
     for dtype in dict.fromkeys(re.findall(r"(?:x|<)(bf16|f16|f64)>", stablehlo)):
-        _refuse(target, f"must have f32 for floats (it computes in {dtype})")
-    check_vulkan_sums(target, stablehlo)
+        place = _line(located, partial(_computes_in, dtype))
+        _refuse(target, f"must have f32 for floats (it computes in {dtype})", place=place)
+    check_vulkan_sums(target, stablehlo, located=located)
 
 
-def check_vulkan_sums(target: Target, stablehlo: str, what: str = "a function") -> None:
+def _computes_in(dtype: str, op: Any) -> bool:
+    return any(re.search(rf"[x<]{dtype}>", str(result.type)) for result in op.results)
+
+
+def check_vulkan_sums(
+    target: Target, stablehlo: str, what: str = "a function", located: Callable[[], str] | None = None
+) -> None:
     """Refuses reductions that are too long.
 
     Raises:
@@ -70,11 +89,18 @@ def check_vulkan_sums(target: Target, stablehlo: str, what: str = "a function") 
     longest = max(_reductions(stablehlo), default=0)
     if longest > LOOP:
         reason = f"must not reduce more than {LOOP} elements to one, which Mesa's driver cuts off ({longest})"
-        _refuse(target, reason, what)
+        place = _line(located, lambda op: op.name in _SUMS and longest in _reductions(str(op)))
+        _refuse(target, reason, what, place)
 
 
-def _refuse(target: Target, reason: str, what: str = "a function") -> None:
-    raise UnsupportedTargetError(f"{what} for target '{target.name}' {reason}")
+def _line(located: Callable[[], str] | None, wanted: Callable[[Any], bool]) -> str:
+    """The user's line, and a colon, where it is known."""
+    line = line_of(located(), wanted) if located is not None else ""
+    return f"{line}: " if line else ""
+
+
+def _refuse(target: Target, reason: str, what: str = "a function", place: str = "") -> None:
+    raise UnsupportedTargetError(f"{place}{what} for target '{target.name}' {reason}")
 
 
 def _reductions(stablehlo: str) -> list[int]:

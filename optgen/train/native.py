@@ -53,8 +53,8 @@ def compile_step_c(
         The files; :meth:`CBundle.save` writes them.
 
     Raises:
-        LoweringError: for control flow on the host (a ``lax.scan`` that the compiler does not unroll), and whatever
-            else is not understood.
+        LoweringError: for a loop whose number of rounds is not known beforehand, or is more than 64, and whatever else
+            is not understood.
         CompileError: if the compiler refuses the module.
         WrongResultError: if its code is wrong on this machine.
         UnknownTargetError, HyperparameterError, LeafError...: as :func:`optgen.train.compile_step`.

@@ -156,7 +156,7 @@ def _check(target: Target, plan: StepPlan, parts: dict[str, Part], compute: str)
     leaves = [leaf_of(argument, compute) for argument in plan.arguments]
     for part in parts.values():
         if target.backend == "vulkan":
-            check_vulkan(target, part.stablehlo, (*leaves, *part.outputs))
+            check_vulkan(target, part.stablehlo, (*leaves, *part.outputs), part.located)
     target.check(dict.fromkeys(leaf.dtype for leaf in leaves if leaf.dtype in target.dtypes or "f" in leaf.dtype))
 
 

@@ -41,7 +41,7 @@ def unroll(ir: Any, op: Any, budget: Unrolled) -> None:
             break
         if done == ROUNDS or budget.operations > OPERATIONS:
             raise LoweringError(
-                f"a loop of more than {ROUNDS} rounds, or of more than {OPERATIONS} operations when they are written out "
+                f"a loop of more than {ROUNDS} rounds, or of more than {OPERATIONS} operations when written out "
                 "(lax.scan, lax.fori_loop, lax.map), which code without control flow does not have"
             )
         values, made = copied(ir, body, values, op)

@@ -110,9 +110,9 @@ def table(kept: Path | None = None) -> str:
 
 def main() -> None:
     warnings.simplefilter("ignore")
-    text = DOCS.read_text()
-    before, rest = text.split(START)
-    DOCS.write_text(before + START + table(Path(sys.argv[1]) if sys.argv[1:] else None) + END + rest.split(END)[1])
+    made = table(Path(sys.argv[1]) if sys.argv[1:] else None)
+    before, rest = DOCS.read_text().split(START)
+    DOCS.write_text(before + START + made + END + rest.split(END)[1])
 
 
 if __name__ == "__main__":

@@ -48,6 +48,14 @@ def test_what_the_compiler_makes_is_found_guilty_and_mended(name):
     assert not find_faults(proven(MEAN, target, flags, module), subgroups=name != "vulkan")
 
 
+def test_a_module_that_only_fills_memory_has_no_kernel_to_prove():
+    fills = "func.func @main() -> tensor<8x6xf32> { %c = stablehlo.constant dense<0.1> : tensor<8x6xf32>\n"
+    flags = _flags(get_target("vulkan"), ())
+    assert not find_faults(compile_mlir(f"module @fills {{ {fills} return %c : tensor<8x6xf32> }} }}", flags))
+    hidden = compile_mlir(MEAN, flags).replace(b"\x03\x02\x23\x07", b"\x00\x02\x23\x07")
+    assert [str(fault) for fault in find_faults(hidden)] == ["a kernel cannot be found in the module"]
+
+
 def test_barriers_that_do_not_help_are_refused(monkeypatch):
     target = get_target("vulkan")
     flags = _flags(target, ())

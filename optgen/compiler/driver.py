@@ -260,7 +260,10 @@ def _kernels_alone(assembly: str) -> str:
 
 def _explain(mlir: str, flags: Sequence[str], result: subprocess.CompletedProcess[str]) -> str:
     lines = result.stderr.splitlines()
-    first = next((line for line in lines if "error:" in line), lines[0] if lines else f"exit code {result.returncode}")
+    # Where it crashes it says nothing of the kind; what comes first then may be IR that it was asked to print.
+    crashed = "the compiler crashed" if result.returncode < 0 or "crash backtrace" in result.stderr else ""
+    first = crashed or (lines[0] if lines else f"exit code {result.returncode}")
+    first = next((line for line in lines if "error:" in line), first)
     try:
         log = cache_folder() / "logs" / f"{hashlib.sha256(mlir.encode()).hexdigest()[:16]}.log"
         log.parent.mkdir(parents=True, exist_ok=True)

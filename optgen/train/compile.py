@@ -11,9 +11,10 @@ from typing import Any
 from optgen._version import __version__
 from optgen.artifact.function import FunctionBundle, FunctionManifest, structure_of
 from optgen.artifact.manifest import LeafInfo, ModuleInfo
+from optgen.compiler.barriers import proven
 from optgen.compiler.blame import blamed
 from optgen.compiler.build import Progress
-from optgen.compiler.driver import compiler_version
+from optgen.compiler.driver import compile_and_print, compiler_version
 from optgen.compiler.retry import in_known_ways
 from optgen.compiler.variants import compile_for
 from optgen.dsl.trace import import_jax
@@ -26,7 +27,7 @@ from optgen.probes.check import check_bundle
 from optgen.probes.function import function_recipe
 from optgen.runtime.tree import map_tree, show, walk
 from optgen.targets import Target, get_target
-from optgen.train.limits import check_vulkan, for_vulkan
+from optgen.train.limits import check_stored, check_vulkan, for_vulkan
 from optgen.train.parts import narrowed, struct, wide_numbers
 
 _STABLEHLO = "stablehlo/function.mlir"
@@ -96,7 +97,12 @@ def compile_function(
             source = for_vulkan(target, text)
 
             def attempt(more: tuple[str, ...]) -> bytes:
-                return compile_for(source, target, (*_flags(target, inputs), *more), use_cache=use_cache)[0]
+                flags = (*_flags(target, inputs), *more)
+                if target.backend == "vulkan":
+                    made = compile_and_print(source, flags, use_cache=use_cache)
+                    check_stored(target, made.printed)
+                    return proven(source, target, flags, made.module, use_cache=use_cache)
+                return compile_for(source, target, flags, use_cache=use_cache)[0]
 
             return in_known_ways(attempt, target.backend)
 

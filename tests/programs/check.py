@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import traceback
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ SEED = 7
 #: How much larger an error may be than what moving the inputs by a few roundings does.
 _FACTOR = 8.0
 _MOVED = 2.0**-22
+#: Of programs that round to fewer bits on their way: then by a part of what those bits tell apart.
+_COARSE = {"as bfloat16": 2.0**-11, "as float16": 2.0**-14}
 _DRAWS = 3
 
 Leaves = dict[str, np.ndarray]
@@ -41,7 +44,7 @@ class Reference:
 
 
 def reference(program: Program) -> Reference:
-    """JAX's answer, in f32, and its sensitivity: the same function of inputs that are moved a little."""
+    """JAX's answer, in f32, and its sensitivity: the same function of inputs that are moved a little, and in f64."""
     import jax
 
     key = (jax.random.key(SEED),) if program.random else ()
@@ -54,7 +57,14 @@ def reference(program: Program) -> Reference:
     loss, grads = call(program.params, program.batch)
     loss_error, errors = 1e-5 * abs(loss) + 1e-7, {}
     rng = np.random.default_rng(program.number)
-    moved = [call(_moved(program.params, rng), _moved(program.batch, rng)) for _ in range(_DRAWS)]
+    by = max([_MOVED, *(moved for text, moved in _COARSE.items() if text in program.text)])
+    moved = [call(_moved(program.params, rng, by), _moved(program.batch, rng, by)) for _ in range(_DRAWS)]
+    with contextlib.suppress(Exception), jax.enable_x64(True):  # some programs mix dtypes then, and are refused
+        exact = call(_wide(program.params), _wide(program.batch))
+        if not program.random:  # of 64 bits, random numbers are others
+            moved.append(
+                (loss + (exact[0] - loss) / _FACTOR, {n: g + (exact[1][n] - g) / _FACTOR for n, g in grads.items()})
+            )
     largest = max((float(np.abs(g).max(initial=0.0)) for g in grads.values()), default=0.0)
     for name, grad in grads.items():
         spread = max((float(np.abs(each[1][name] - grad).max(initial=0.0)) for each in moved), default=0.0)
@@ -65,9 +75,13 @@ def reference(program: Program) -> Reference:
     return Reference(loss, grads, loss_error, errors)
 
 
-def _moved(leaves: Leaves, rng: np.random.Generator) -> Leaves:
+def _wide(leaves: Leaves) -> Leaves:
+    return {name: a.astype(np.float64) if a.dtype == np.float32 else a for name, a in leaves.items()}
+
+
+def _moved(leaves: Leaves, rng: np.random.Generator, by: float) -> Leaves:
     return {
-        name: (a * (1 + _MOVED * rng.uniform(-1, 1, a.shape))).astype(a.dtype) if a.dtype.kind == "f" else a
+        name: (a * (1 + by * rng.uniform(-1, 1, a.shape))).astype(a.dtype) if a.dtype.kind == "f" else a
         for name, a in leaves.items()
     }
 

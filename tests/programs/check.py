@@ -13,6 +13,7 @@ import numpy as np
 from optgen.errors import OptgenError
 from programs.generate import Program
 from programs.machines import run_c, run_python, run_wasm
+from programs.report import processor
 
 #: So that gradients are what SGD takes away.
 LR = 1.0
@@ -95,7 +96,7 @@ def check(program: Program, target: str, known: Reference | None = None) -> dict
     start = time.perf_counter()
     record: dict[str, Any] = {
         "program": program.number, "target": target, "rule": program.rule, "text": program.text,
-        "kinds": list(program.kinds), "kept": list(program.kept),
+        "kinds": list(program.kinds), "kept": list(program.kept), "machine": processor(),
     }  # fmt: skip
     try:
         found = known or reference(program)

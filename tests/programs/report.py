@@ -74,17 +74,19 @@ def faults(records: Iterable[dict[str, Any]], result: str) -> str:
 
 def _effort(records: list[dict[str, Any]]) -> str:
     """What was run, on what, and how long one takes."""
-    seconds = [float(r.get("seconds", 0.0)) for r in records]
-    mean = sum(seconds) / max(len(seconds), 1)
     numbers = {r["program"] for r in records}
-    text = f"{len(numbers)} programs, {len(records)} runs of a program on a target, on {_processor()}. A run takes "
-    text += f"{mean:.0f} s by the clock, with whatever else the machine did."
+    text = f"{len(numbers)} programs, {len(records)} runs of a program on a target:"
+    machines: dict[str, list[float]] = defaultdict(list)
+    for record in records:
+        machines[record.get("machine", "a machine that is not known")].append(float(record.get("seconds", 0.0)))
+    for machine, seconds in sorted(machines.items()):
+        text += f"\n- {len(seconds)} on {machine}: {sum(seconds) / len(seconds):.0f} s a run, with whatever else it did"
     if len(numbers) < 2000:
-        text += f" 2,000 have not been run: at that pace they are a matter of {2000 * mean / 3600:.0f} hours."
+        text += f"\n\n2,000 have not been run: {len(numbers)} have."
     return text
 
 
-def _processor() -> str:
+def processor() -> str:
     """This machine's, by its name and its vector extensions."""
     path = Path("/proc/cpuinfo")
     lines = path.read_text().splitlines() if path.exists() else []

@@ -250,7 +250,7 @@ class _Function:
             for when, reader in memory.reads:
                 if self.order.beside(when):
                     self.report(memory, reader, label, "concurrent")
-            if place.version != memory.version:  # two results in the same memory
+            if place.version != memory.version and memory.argument != OWN:  # two results in the same memory
                 self.report(memory, label, memory.writer, "after")
             memory.version += 1
             memory.writer, memory.when = label, self.order.now

@@ -27,7 +27,7 @@ from optgen.probes.check import check_bundle
 from optgen.probes.function import function_recipe
 from optgen.runtime.tree import map_tree, show, walk
 from optgen.targets import Target, get_target
-from optgen.train.limits import check_stored, check_vulkan, for_vulkan
+from optgen.train.limits import check_stored, check_vectors, check_vulkan, for_vulkan
 from optgen.train.parts import narrowed, struct, wide_numbers
 
 _STABLEHLO = "stablehlo/function.mlir"
@@ -101,6 +101,7 @@ def compile_function(
                 if target.backend == "vulkan":
                     made = compile_and_print(source, flags, use_cache=use_cache)
                     check_stored(target, made.printed)
+                    check_vectors(target, made.printed)
                     return proven(source, target, flags, made.module, use_cache=use_cache)
                 return compile_for(source, target, flags, use_cache=use_cache)[0]
 

@@ -9,10 +9,10 @@ from functools import partial
 from typing import Any
 
 from optgen.artifact.manifest import LeafInfo
-from optgen.compiler.blame import line_of
 from optgen.dsl.trace import import_jax
 from optgen.dtypes import FLOATS, INTEGERS, WORDS
 from optgen.errors import LoweringError, UnsupportedTargetError
+from optgen.lower.repair.aligned import aligned, astray
 from optgen.lower.repair.words import in_words
 from optgen.runtime.tree import show
 from optgen.targets import Target
@@ -41,7 +41,7 @@ def for_vulkan(target: Target, stablehlo: str) -> str:
     if target.backend != "vulkan":
         return stablehlo
     try:
-        return in_words(stablehlo)
+        return in_words(aligned(stablehlo))
     except LoweringError as error:
         raise UnsupportedTargetError(f"target '{target.name}' cannot run this program: {error}") from None
 
@@ -95,6 +95,8 @@ def check_vulkan_sums(
 
 def _line(located: Callable[[], str] | None, wanted: Callable[[Any], bool]) -> str:
     """The user's line, and a colon, where it is known."""
+    from optgen.compiler.blame import line_of  # which imports what compiles rules, and that this module
+
     line = line_of(located(), wanted) if located is not None else ""
     return f"{line}: " if line else ""
 
@@ -114,6 +116,39 @@ def _reductions(stablehlo: str) -> list[int]:
 
 
 _STORED = re.compile(r"dispatch\.tensor<(?:writeonly|readwrite):tensor<((?:\d+x)*)(i1|i8|i16|f16|bf16)>")
+
+
+_PART = re.compile(
+    r"dispatch\.tensor\.(?:load|store) .*?offsets = \[([^\]]*)\], sizes = \[([^\]]*)\], strides = \[([^\]]*)\] : "
+    r".*?dispatch\.tensor<\w+:tensor<((?:\d+x)*)\w+>>"
+)
+
+
+def check_vectors(target: Target, printed: str) -> None:
+    """Refuses kernels that read or write a part of an array from the middle of four numbers on, which the compiler
+    takes for vectors of four: :mod:`optgen.lower.repair.aligned` leaves none that is known to come of StableHLO.
+
+    Args:
+        target, printed: as of :func:`check_stored`.
+
+    Raises:
+        UnsupportedTargetError: naming the array's extents and where the part begins.
+    """
+    kernel = ""
+    for line in printed.splitlines():
+        if found := re.search(r"func\.func @(\S+?)\(", line):
+            kernel = found[1]
+        part = _PART.search(line)
+        if not part or "slow_memcpy" in kernel:  # those copy one number after the other
+            continue
+        begins, sizes, steps = (
+            [int(n) if re.fullmatch(r"-?\d+", n.strip()) else None for n in part[i].split(",") if n.strip()]
+            for i in (1, 2, 3)
+        )
+        shape = [int(n) for n in part[4].split("x")[:-1]]
+        extents = [n if n is not None else 0 for n in sizes]
+        if set(steps) <= {1} and astray(shape, begins, extents) is not None:
+            _refuse(target, f"must not begin in the middle of four numbers (at {part[1]} of {part[4][:-1]})")
 
 
 def check_stored(target: Target, printed: str) -> None:

@@ -23,7 +23,7 @@ from optgen.probes.attach import attach
 from optgen.probes.check import check_bundle
 from optgen.probes.step import step_recipes
 from optgen.targets import Target, get_target
-from optgen.train.limits import check_stored, check_vulkan, for_vulkan
+from optgen.train.limits import check_stored, check_vectors, check_vulkan, for_vulkan
 from optgen.train.parts import Part, sources_of
 from optgen.train.plan import StepPlan, leaf_of
 from optgen.train.program import step_flags
@@ -199,6 +199,7 @@ def _compile(
         apart |= found & every
     if target.backend == "vulkan":
         check_stored(target, made.printed)
+        check_vectors(target, made.printed)
     file = f"modules/{target.name.replace(':', '-')}.vmfb"
     module = StepModule(
         target.name,

@@ -16,7 +16,7 @@ from optgen.lower.repair.indices import INDEXED
 from optgen.lower.repair.owned import CHANGING, keep_arguments
 from optgen.lower.repair.pools import POOLS
 from optgen.lower.repair.products import PRODUCTS
-from optgen.lower.repair.rewriter import PLATFORM, Repair, Rewriter
+from optgen.lower.repair.rewriter import PLATFORM, Repair, rewrite
 from optgen.lower.repair.scalars import SCALARS
 from optgen.lower.repair.scatter import SCATTERS
 from optgen.lower.repair.sorts import SORTS
@@ -24,9 +24,6 @@ from optgen.lower.repair.windows import WINDOWS
 
 #: For each operation, what looks at it and changes it where it must be changed.
 REPAIRS: dict[str, Repair] = {**INDEXED, **SCATTERS, **POOLS, **FUNCTIONS, **PRODUCTS, **SCALARS, **SORTS, **WINDOWS}
-
-_MENTIONED = re.compile("|".join(sorted(re.escape(name) for name in {*REPAIRS, *CHANGING})))
-
 
 #: JAX's decompositions of matrices are calls of libraries, or of primitives that it lowers for its own devices alone.
 _LIBRARY = re.compile(r"custom_call @(\w*(?:lapack|Qr|Householder|[Ss]vd|[Ee]igh|LuDecomposition)\w*)")
@@ -76,37 +73,4 @@ def repair(text: str) -> str:
     Raises:
         LoweringError: if it is no module that this compiler reads.
     """
-    if not _MENTIONED.search(text):
-        return text
-    from iree.compiler import ir
-
-    with ir.Context() as context, ir.Location.unknown():
-        try:
-            module = ir.Module.parse(text, context)
-        except ir.MLIRError as error:
-            first = str(error).strip().splitlines()
-            raise LoweringError(f"the program is not StableHLO that the compiler reads: {first[-1][:200]}") from error
-        rewriter = Rewriter(ir, module)
-        seen: set[Any] = set()
-        while found := [f.operation for f in module.body.operations if f.operation not in seen]:
-            for function in found:  # what was put in may hold such operations itself
-                seen.add(function)
-                for op in _of_interest(ir, function):
-                    REPAIRS[op.name](rewriter, op)
-        keep_arguments(rewriter)
-        if not rewriter.changed:
-            return text
-        located = "loc(" in text
-        return str(module.operation.get_asm(enable_debug_info=located))
-
-
-def _of_interest(ir: Any, function: Any) -> list[Any]:
-    found: list[Any] = []
-
-    def visit(op: Any) -> Any:
-        if op.name in REPAIRS:
-            found.append(op)
-        return ir.WalkResult.ADVANCE
-
-    function.walk(visit)
-    return found
+    return rewrite(text, REPAIRS, also=CHANGING, last=keep_arguments)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from optgen.dsl.trace import import_jax
+from optgen.errors import LoweringError
 
 #: What JAX lowers functions for: no device that it knows. For CPUs it writes random bits as loops, which take part in
 #: neither fusion nor in-place updates, and are control flow to callers without a runtime.
@@ -113,6 +114,60 @@ class Rewriter:
 
 #: Looks at an operation of the module and changes it where it must be changed.
 Repair: TypeAlias = Callable[[Rewriter, Any], None]
+
+
+def rewrite(
+    text: str,
+    repairs: Mapping[str, Repair],
+    *,
+    also: Iterable[str] = (),
+    last: Callable[[Rewriter], None] | None = None,
+) -> str:
+    """``text`` with every operation seen by what is for its name; itself, if nothing is changed.
+
+    Args:
+        text: a StableHLO module.
+        repairs: what looks at each operation, by its name; at those of what was put in, too.
+        also: names of operations that ``last`` is for.
+        last: looks at the whole module in the end.
+
+    Raises:
+        LoweringError: if it is no module that this compiler reads.
+    """
+    if not any(name in text for name in (*repairs, *also)):
+        return text
+    from iree.compiler import ir
+
+    with ir.Context() as context, ir.Location.unknown():
+        try:
+            module = ir.Module.parse(text, context)
+        except ir.MLIRError as error:
+            first = str(error).strip().splitlines()
+            raise LoweringError(f"the program is not StableHLO that the compiler reads: {first[-1][:200]}") from error
+        rewriter = Rewriter(ir, module)
+        seen: set[Any] = set()
+        while found := [f.operation for f in module.body.operations if f.operation not in seen]:
+            for function in found:  # what was put in may hold such operations itself
+                seen.add(function)
+                for op in _of_interest(ir, function, repairs):
+                    repairs[op.name](rewriter, op)
+        if last:
+            last(rewriter)
+        if not rewriter.changed:
+            return text
+        return str(module.operation.get_asm(enable_debug_info="loc(" in text))
+
+
+def _of_interest(ir: Any, function: Any, repairs: Mapping[str, Repair]) -> list[Any]:
+    found: list[Any] = []
+
+    def visit(op: Any) -> Any:
+        if op.name in repairs:
+            found.append(op)
+        return ir.WalkResult.ADVANCE
+
+    function.walk(visit)
+    return found
 
 
 def _symbol(ir: Any, op: Any) -> str:

@@ -1,0 +1,152 @@
+"""Reads and writes that begin in the middle of four numbers, for Vulkan.
+
+IREE 3.13 makes vectors of four of what a kernel reads and writes there, if an array's last dimension allows it, and
+divides the place where a slice begins by four: ``x[7:39] * 2`` begins at the 4th number. What begins elsewhere than at
+a multiple of four is read element by element, by its index; so is what is written into the middle of padding.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from optgen.dsl.trace import import_jax
+from optgen.lower.repair.rewriter import Repair, Rewriter, numbers, pairs_of, rewrite, shape_of
+
+_FOUR = 4
+
+
+def aligned(text: str) -> str:
+    """``text`` without slices and padding that would be taken for vectors.
+
+    Args:
+        text: a StableHLO module.
+    """
+    return rewrite(text, ALIGNED)
+
+
+def astray(shape: Sequence[int], begins: Sequence[int | None], extents: Sequence[int]) -> int | None:
+    """The dimension in which a part of an array begins in the middle of four numbers; None if it does not.
+
+    Args:
+        shape: of the array.
+        begins: where the part begins; None where that is not known.
+        extents: of the part.
+    """
+    inner = 1
+    for d in reversed(range(len(shape))):
+        if extents[d] == shape[d]:
+            inner *= shape[d]  # all of it: one dimension with what lies around it
+            continue
+        begin = begins[d]
+        if (shape[d] * inner) % _FOUR:
+            return None  # no row of the array is made of vectors
+        return d if begin is None or (begin * inner) % _FOUR else None
+    return None
+
+
+def _slice(rewriter: Rewriter, op: Any) -> None:
+    begins, ends, steps = (numbers(op.attributes[n]) for n in ("start_indices", "limit_indices", "strides"))
+    shape, out = shape_of(op.operands[0]), shape_of(op.results[0])
+    along = astray(shape, begins, out)
+    if along is None or steps[along] != 1 or math.prod(out) < _FOUR:
+        return
+    each = list(zip(begins, ends, steps, strict=True))
+    each[along] = (0, shape[along], 1)
+
+    def taken(x: Any) -> Any:
+        jax = import_jax()
+        rest = jax.lax.slice(x, *(list(bound) for bound in zip(*each, strict=True)))
+        return _take(rest, jax.numpy.arange(begins[along], ends[along], dtype="int32"), along)
+
+    rewriter.replace(op, taken, ("slice", *begins, *ends, *steps))
+
+
+def _dynamic_slice(rewriter: Rewriter, op: Any) -> None:
+    shape, out = shape_of(op.operands[0]), shape_of(op.results[0])
+    along = astray(shape, [None] * len(shape), out)
+    if along is None or math.prod(out) < _FOUR:
+        return
+
+    def taken(x: Any, *begins: Any) -> Any:
+        jax = import_jax()
+        jnp = jax.numpy
+        sizes = [n if d == along else out[d] for d, n in enumerate(shape)]
+        rest = jax.lax.dynamic_slice(x, [begins[d] * 0 if d == along else b for d, b in enumerate(begins)], sizes)
+        begin = jnp.clip(begins[along], 0, shape[along] - out[along]).astype("int32")
+        return _take(rest, begin + jnp.arange(out[along], dtype="int32"), along)
+
+    rewriter.replace(op, taken, ("dynamic_slice", *out))
+
+
+def _take(x: Any, indices: Any, axis: int) -> Any:
+    return x.at[(*(slice(None),) * axis, indices)].get(mode="promise_in_bounds")
+
+
+def _pad(rewriter: Rewriter, op: Any) -> None:
+    low, high, between = (
+        numbers(op.attributes[name]) for name in ("edge_padding_low", "edge_padding_high", "interior_padding")
+    )
+    shape, out = shape_of(op.operands[0]), shape_of(op.results[0])
+    along = astray(out, low, shape)
+    if along is None or math.prod(shape) < _FOUR or any(between) or min(*low, *high) < 0:
+        return
+
+    def padded(x: Any, value: Any) -> Any:
+        jax = import_jax()
+        jnp, last = jax.numpy, shape[along] - 1
+        places = jnp.arange(out[along], dtype="int32") - low[along]
+        wide = [out[along] if d == along else 1 for d in range(len(shape))]
+        inside = ((places >= 0) & (places <= last)).reshape(wide)
+        made = jnp.where(inside, _take(x, jnp.clip(places, 0, last), along), value)
+        rest = [(0, 0, 0) if d == along else (low[d], high[d], 0) for d in range(len(shape))]
+        return jax.lax.pad(made, value, rest) if any(map(any, rest)) else made
+
+    rewriter.replace(op, padded, ("pad", *low, *high))
+
+
+def _convolution(rewriter: Rewriter, op: Any) -> None:
+    sides = re.search(r"<\[([^\]]*)\]x", str(op.attributes["dimension_numbers"]))
+    assert sides is not None
+    names = [part.strip() for part in sides[1].split(",")]
+    spatial = [names.index(str(i)) for i in range(len(names) - 2)]
+    spread = numbers(op.attributes["lhs_dilation"]) if "lhs_dilation" in op.attributes else [1] * len(spatial)
+    _pad_first(rewriter, op, spatial, [n - 1 for n in spread], None)
+
+
+def _reduce_window(rewriter: Rewriter, op: Any) -> None:
+    rank = len(shape_of(op.operands[0]))
+    if len(op.results) == 1 and "base_dilations" not in op.attributes:
+        _pad_first(rewriter, op, list(range(rank)), [0] * rank, op.operands[1])
+
+
+def _pad_first(rewriter: Rewriter, op: Any, places: Sequence[int], between: Sequence[int], value: Any) -> None:
+    """Pads before an operation instead of in it, where that would begin in the middle of four numbers."""
+    if "padding" not in op.attributes:
+        return
+    padding, shape = pairs_of(op.attributes["padding"], len(places)), shape_of(op.operands[0])
+    edges = [(0, 0)] * len(shape)
+    for place, pair in zip(places, padding, strict=True):
+        edges[place] = pair
+    if any(between) or min(map(min, edges)) < 0:
+        return
+    out = [n + sum(pair) for n, pair in zip(shape, edges, strict=True)]
+    if astray(out, [low for low, _ in edges], shape) is None:
+        return
+
+    def padded(x: Any, *fill: Any) -> Any:
+        jax = import_jax()
+        return jax.lax.pad(x, fill[0] if fill else x.dtype.type(0), [(*pair, 0) for pair in edges])
+
+    key = ("padded", *(n for pair in edges for n in pair))
+    op.operands[0] = rewriter.call(op, padded, [op.operands[0], *([value] if value is not None else [])], key)[0]
+    rank = len(places)
+    op.attributes["padding"] = rewriter.ir.Attribute.parse(f"dense<0> : tensor<{rank}x2xi64>")
+
+
+ALIGNED: dict[str, Repair] = {
+    "stablehlo.slice": _slice, "stablehlo.dynamic_slice": _dynamic_slice, "stablehlo.pad": _pad,
+    "stablehlo.convolution": _convolution, "stablehlo.reduce_window": _reduce_window,
+}  # fmt: skip

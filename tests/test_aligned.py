@@ -11,7 +11,7 @@ from on_targets import flat, run
 
 import optgen as og
 from optgen.errors import UnsupportedTargetError
-from optgen.train import limits
+from optgen.lower.repair.aligned import ALIGNED
 
 
 def everything(x: Any, y: Any, v: Any, i: Any) -> Any:
@@ -21,6 +21,7 @@ def everything(x: Any, y: Any, v: Any, i: Any) -> Any:
     def window(a: Any, shape: tuple[int, ...], padding: Any) -> Any:
         return jax.lax.reduce_window(a * 2, 0.0, jax.lax.add, shape, (1,) * len(shape), padding)
 
+    x, y, v = map(jnp.asarray, (x, y, v))
     image = x[:2].reshape(2, 4, 4, 16)
     return flat([
         x[..., 7:39] * 2, v[7:519] * 2, x[..., 1:33] + x[..., 2:34], jnp.maximum(x[..., 1:33], y), x[1:3, 1:3, 5:] * 2,
@@ -46,7 +47,13 @@ def test_parts_of_arrays(tmp_path: Path, request: Any) -> None:
 
 
 def test_what_is_left_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "aligned", lambda text: text)
-    x = np.ones((4, 4, 64), np.float32)
-    with pytest.raises(UnsupportedTargetError, match=r"middle of four numbers \(at 0, 7 of 16x64\)"):
-        og.train.compile_function(lambda x: x[..., 7:39] * 2, x, name="f", targets="vulkan", check=False)
+    import jax.numpy as jnp
+
+    x, v = np.ones((4, 4, 64), np.float32), np.ones(1023, np.float32)
+    for name, function, array, place in (
+        ("stablehlo.slice", lambda x: x[..., 7:39] * 2, x, "at 0, 7 of 16x64"),
+        ("stablehlo.concatenate", lambda v: jnp.concatenate([v * 2, v[:512] * 3]), v, "at byte 4092 of its memory"),
+    ):
+        monkeypatch.delitem(ALIGNED, name)
+        with pytest.raises(UnsupportedTargetError, match=rf"middle of four numbers \({place}\)"):
+            og.train.compile_function(function, array, name="f", targets="vulkan", check=False)

@@ -101,7 +101,7 @@ def compile_function(
                 if target.backend == "vulkan":
                     made = compile_and_print(source, flags, use_cache=use_cache)
                     check_stored(target, made.printed)
-                    check_vectors(target, made.printed)
+                    check_vectors(target, made.printed, made.stream)
                     return proven(source, target, flags, made.module, use_cache=use_cache)
                 return compile_for(source, target, flags, use_cache=use_cache)[0]
 

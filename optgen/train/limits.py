@@ -124,16 +124,26 @@ _PART = re.compile(
 )
 
 
-def check_vectors(target: Target, printed: str) -> None:
+_SUBSPAN = re.compile(r"stream\.binding\.subspan %\w+\[%c(\d+)\]")
+
+
+def check_vectors(target: Target, printed: str, stream: str) -> None:
     """Refuses kernels that read or write a part of an array from the middle of four numbers on, which the compiler
     takes for vectors of four: :mod:`optgen.lower.repair.aligned` leaves none that is known to come of StableHLO.
 
     Args:
         target, printed: as of :func:`check_stored`.
+        stream: the compiler's IR with the places in memory that kernels read and write.
 
     Raises:
         UnsupportedTargetError: naming the array's extents and where the part begins.
     """
+    kernel = ""
+    for line in stream.splitlines():
+        if found := re.search(r"func\.func @(\S+?)\(", line):
+            kernel = found[1]
+        elif (place := _SUBSPAN.search(line)) and int(place[1]) % 16 and "slow_memcpy" not in kernel:
+            _refuse(target, f"must not begin in the middle of four numbers (at byte {place[1]} of its memory)")
     kernel = ""
     for line in printed.splitlines():
         if found := re.search(r"func\.func @(\S+?)\(", line):

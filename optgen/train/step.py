@@ -199,7 +199,7 @@ def _compile(
         apart |= found & every
     if target.backend == "vulkan":
         check_stored(target, made.printed)
-        check_vectors(target, made.printed)
+        check_vectors(target, made.printed, made.stream)
     file = f"modules/{target.name.replace(':', '-')}.vmfb"
     module = StepModule(
         target.name,

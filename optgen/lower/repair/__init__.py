@@ -73,4 +73,6 @@ def repair(text: str) -> str:
     Raises:
         LoweringError: if it is no module that this compiler reads.
     """
-    return rewrite(text, REPAIRS, also=CHANGING, last=keep_arguments)
+    from optgen.lower.straight import without_branches
+
+    return rewrite(without_branches(text), REPAIRS, also=CHANGING, last=keep_arguments)

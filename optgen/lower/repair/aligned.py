@@ -1,8 +1,9 @@
 """Reads and writes that begin in the middle of four numbers, for Vulkan.
 
 IREE 3.13 makes vectors of four of what a kernel reads and writes there, if an array's last dimension allows it, and
-divides the place where a slice begins by four: ``x[7:39] * 2`` begins at the 4th number. What begins elsewhere than at
-a multiple of four is read element by element, by its index; so is what is written into the middle of padding.
+divides the place where a part of an array begins by four: ``x[7:39] * 2`` begins at the 4th number, and what is
+concatenated behind 1,023 numbers is written over the last three. What begins elsewhere than at a multiple of four is
+read element by element, by its index; what would be written there is written in front of it.
 """
 
 from __future__ import annotations
@@ -51,7 +52,11 @@ def _slice(rewriter: Rewriter, op: Any) -> None:
     begins, ends, steps = (numbers(op.attributes[n]) for n in ("start_indices", "limit_indices", "strides"))
     shape, out = shape_of(op.operands[0]), shape_of(op.results[0])
     along = astray(shape, begins, out)
-    if along is None or steps[along] != 1 or math.prod(out) < _FOUR:
+    if math.prod(out) < _FOUR:
+        return
+    if along is None or any(step != 1 for step in steps):
+        along = next((d for d in reversed(range(len(out))) if steps[d] != 1), None)
+    if along is None:
         return
     each = list(zip(begins, ends, steps, strict=True))
     each[along] = (0, shape[along], 1)
@@ -59,7 +64,7 @@ def _slice(rewriter: Rewriter, op: Any) -> None:
     def taken(x: Any) -> Any:
         jax = import_jax()
         rest = jax.lax.slice(x, *(list(bound) for bound in zip(*each, strict=True)))
-        return _take(rest, jax.numpy.arange(begins[along], ends[along], dtype="int32"), along)
+        return _take(rest, jax.numpy.arange(begins[along], ends[along], steps[along], dtype="int32"), along)
 
     rewriter.replace(op, taken, ("slice", *begins, *ends, *steps))
 
@@ -107,6 +112,27 @@ def _pad(rewriter: Rewriter, op: Any) -> None:
     rewriter.replace(op, padded, ("pad", *low, *high))
 
 
+def _concatenate(rewriter: Rewriter, op: Any) -> None:
+    shapes, out = [shape_of(v) for v in op.operands], shape_of(op.results[0])
+    axis = int(rewriter.ir.IntegerAttr(op.attributes["dimension"]).value)
+    sizes = [math.prod(shape) for shape in shapes]
+    ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
+    if math.prod(out[:axis]) != 1 or all(end % _FOUR == 0 for end in ends[:-1]):
+        return  # rows that are not whole are copied number by number
+
+    def joined(*parts: Any) -> Any:
+        jnp = import_jax().numpy
+        fills = [-size % _FOUR for size in sizes]
+        whole = jnp.concatenate([jnp.pad(p.ravel(), (0, fill)) for p, fill in zip(parts, fills, strict=True)])
+        places = jnp.arange(ends[-1], dtype="int32")
+        for end, fill in zip(ends[:-1], fills, strict=False):
+            if fill:
+                places += jnp.int32(fill) * (jnp.arange(ends[-1], dtype="int32") >= end)
+        return _take(whole, places, 0).reshape(out)
+
+    rewriter.replace(op, joined, ("concatenate", axis))
+
+
 def _convolution(rewriter: Rewriter, op: Any) -> None:
     sides = re.search(r"<\[([^\]]*)\]x", str(op.attributes["dimension_numbers"]))
     assert sides is not None
@@ -149,4 +175,5 @@ def _pad_first(rewriter: Rewriter, op: Any, places: Sequence[int], between: Sequ
 ALIGNED: dict[str, Repair] = {
     "stablehlo.slice": _slice, "stablehlo.dynamic_slice": _dynamic_slice, "stablehlo.pad": _pad,
     "stablehlo.convolution": _convolution, "stablehlo.reduce_window": _reduce_window,
+    "stablehlo.concatenate": _concatenate,
 }  # fmt: skip

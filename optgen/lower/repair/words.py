@@ -42,6 +42,8 @@ _FOLDS = {
 #: Of truth values: what takes the operation's place.
 _LOGICAL = {"stablehlo.add": "stablehlo.or", "stablehlo.multiply": "stablehlo.and"}
 _TRUTHS = ("stablehlo.compare", "stablehlo.is_finite", "chlo.is_inf", "chlo.is_pos_inf", "chlo.is_neg_inf")
+#: What lies in a word, as it is or written over.
+_WORD = ("f32", "i32", "ui32", *NARROW)
 #: Regions that return a truth value as such.
 _ASKING = ("stablehlo.while", "stablehlo.sort")
 
@@ -79,6 +81,10 @@ def in_words(text: str) -> str:
         return str(module.operation.get_asm(enable_debug_info="loc(" in text))
 
 
+def _same_shape(one: Any, other: Any) -> bool:
+    return shape_of(one) == shape_of(other)
+
+
 class _Writer:
     """Writes operations over, one after the other."""
 
@@ -99,7 +105,11 @@ class _Writer:
             op.operands[0] = self._truth(op, op.operands[0])
         elif not any(name in NARROW for name in (*operands, *results)):
             return
-        elif op.name == "stablehlo.select" and shape_of(op.operands[0]) == shape_of(op.results[0]):
+        elif (
+            op.name == "stablehlo.select"
+            and results[0] in _WORD
+            and shape_of(op.operands[0]) == shape_of(op.results[0])
+        ):
             self._choose(op)
         elif op.name in ("stablehlo.select", "stablehlo.if"):
             op.operands[0] = self._truth(op, op.operands[0])

@@ -60,6 +60,28 @@ def straighten(text: str) -> str:
         return str(module.operation.get_asm(enable_debug_info="loc(" in text))
 
 
+def without_branches(text: str) -> str:
+    """A module of StableHLO whose branches are all computed and chosen from.
+
+    IREE's host code for branches has no waits for what the other side of a branch has begun: with worker threads
+    (``local-task``) its results are wrong at times.
+
+    Args:
+        text: the module. One without branches is returned as it is.
+    """
+    if not any(name in text for name in BRANCHES):
+        return text
+    from iree.compiler import ir
+
+    with ir.Context() as context, ir.Location.unknown():
+        module = ir.Module.parse(text, context)
+        rewriter = Rewriter(ir, module)
+        for function in [f.operation for f in module.body.operations]:
+            while op := _first(ir, function, lambda name: name in BRANCHES):
+                choose(rewriter, op)
+        return str(module.operation.get_asm(enable_debug_info="loc(" in text))
+
+
 def _all(ir: Any, function: Any, wanted: Any) -> list[Any]:
     found: list[Any] = []
 

@@ -69,7 +69,7 @@ def test_what_would_be_found() -> None:
 
 
 def test_the_table_has_every_rule() -> None:
-    lines = DOC.read_text().splitlines()
+    lines = DOC.read_text().partition("## Whole steps")[0].splitlines()  # a table of some rules
     for r in ROWS:
         assert sum(line.startswith(f"| `{r.name}` |") for line in lines) == 3, "run: python tests/exactness.py"
     assert {r.rule for r in ROWS} == set(rule_names())

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -173,16 +174,18 @@ def test_bundles_survive_saving(bundle: FunctionBundle, tmp_path: Path, name: st
 def test_damage_is_found(bundle: FunctionBundle, tmp_path: Path) -> None:
     path = bundle.save(tmp_path / "f.optgen")
     data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
+    with zipfile.ZipFile(path) as archive:
+        module = archive.getinfo(bundle.manifest.modules[0].file)
+    data[module.header_offset + 30 + len(module.filename) + module.compress_size // 2] ^= 1
     path.write_bytes(data)
     with pytest.raises(BundleError, match=r"damaged"):
         load_function(path)
     folder = bundle.save(tmp_path / "folder")
-    module = folder / bundle.manifest.modules[0].file
-    module.write_bytes(module.read_bytes()[:-1] + b"!")
+    file = folder / bundle.manifest.modules[0].file
+    file.write_bytes(file.read_bytes()[:-1] + b"!")
     with pytest.raises(BundleError, match=r"SHA-256 of 'modules/cpu.vmfb'"):
         load_function(folder)
-    module.unlink()
+    file.unlink()
     with pytest.raises(BundleError, match=r"'modules/cpu.vmfb' is missing"):
         load_function(folder)
     with pytest.raises(BundleNotFoundError):

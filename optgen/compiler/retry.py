@@ -31,6 +31,9 @@ WAYS = (
     # A kernel that is not dealt out among threads: what reads its operand backwards (stablehlo.reverse) and has another
     # result besides cannot be cut into tiles. "inferred input/output operand #0 has shape's dimension"
     Way("undistributed", ("cpu",), ("--iree-llvmcpu-disable-distribution",)),
+    # Sums and maxima that each invocation makes alone. "failed to get neutral element for reduction", "failed to
+    # distribute". Compiled, not yet run on a GPU: the bundle's probes are what proves it there.
+    Way("reductions_by_lanes", ("cuda", "rocm"), ("--iree-codegen-llvmgpu-use-reduction-vector-distribution=false",)),
 )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -14,6 +15,7 @@ from optgen.dtypes import FLOATS, INTEGERS, WORDS
 from optgen.errors import LoweringError, UnsupportedTargetError
 from optgen.lower.repair.aligned import aligned, astray
 from optgen.lower.repair.words import in_words
+from optgen.lower.straight import straighten
 from optgen.runtime.tree import show
 from optgen.targets import Target
 
@@ -31,6 +33,11 @@ _SUMS = ("stablehlo.reduce", "stablehlo.dot_general", "stablehlo.reduce_window")
 _WINDOW = re.compile(r"stablehlo\.reduce_window.*?window_dimensions = array<i64: ([\d, ]*)>")
 
 
+#: The operations that a program without loops may have. Each round of a loop of the host waits for the device, which
+#: Mesa's driver has lost over it; but each kernel costs time at every load.
+_WRITTEN_OUT = 2_000
+
+
 def for_vulkan(target: Target, stablehlo: str) -> str:
     """A program as it is compiled for a target: for Vulkan with words in the place of narrower integers and truth
     values. Its arguments and results are then what ``optgen.dtypes.WORDS`` says; the runtime converts.
@@ -40,6 +47,9 @@ def for_vulkan(target: Target, stablehlo: str) -> str:
     """
     if target.backend != "vulkan":
         return stablehlo
+    with suppress(LoweringError):  # loops that cannot be written out stay loops
+        straight = straighten(stablehlo)
+        stablehlo = straight if straight.count(" = ") <= _WRITTEN_OUT else stablehlo
     try:
         return in_words(aligned(stablehlo))
     except LoweringError as error:

@@ -379,7 +379,7 @@ def test_accumulation_as_in_optax(opts: dict[str, Any], kind: str, rng: np.rando
     with jax.enable_x64(True):
         chain = optax.MultiSteps(optax.chain(optax.clip_by_global_norm(0.5), optax.adam(0.1)), 3)
         ours = {k: v.astype(np.float64) for k, v in first.items()}
-        theirs = chain.init(ours)
+        theirs, update = chain.init(ours), jax.jit(chain.update)
     for i in range(8):
         grads = {k: rng.standard_normal(v.shape).astype(np.float32) for k, v in first.items()}
         before = {k: np.asarray(v).copy() for k, v in params.items()}
@@ -390,7 +390,7 @@ def test_accumulation_as_in_optax(opts: dict[str, Any], kind: str, rng: np.rando
         else:
             params, state = opt.step(params, {k: make(v) for k, v in grads.items()}, state, lr=0.1)
         with jax.enable_x64(True):
-            updates, theirs = chain.update({k: v.astype(np.float64) for k, v in grads.items()}, theirs, ours)
+            updates, theirs = update({k: v.astype(np.float64) for k, v in grads.items()}, theirs, ours)
             ours = optax.apply_updates(ours, updates)
         assert (state["step"], state["micro"]) == ((i + 1) // 3, (i + 1) % 3)
         if (i + 1) % 3:

@@ -74,7 +74,7 @@ def run(function: Any, given: tuple[Any, Any], target: str, names: tuple[str, ..
 
 
 @X86
-@pytest.mark.parametrize("target", LEVELS)
+@pytest.mark.parametrize("target", LEVELS[-1:])
 def test_the_classifier_at_every_size_of_batch(target: str) -> None:
     run(by_size, sizes(), target, ())
 

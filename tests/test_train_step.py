@@ -139,9 +139,9 @@ def test_aliased_and_not_agree_with_jax_on_the_cpu(name: str) -> None:
 
 
 @ON_VULKAN
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [name for name in MODELS if name not in ("dropout", "strided")])
 def test_aliased_agrees_with_jax_on_vulkan(name: str) -> None:
-    """The update is in f32 there."""
+    """The update is in f32 there. What is left out differs from others by little, and Mesa takes long to load it."""
     aliased = bundle(name, "vulkan")
     (module,) = aliased.manifest.modules
     assert (module.in_place, module.compute) == (True, "f32")

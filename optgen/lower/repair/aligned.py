@@ -95,21 +95,23 @@ def _pad(rewriter: Rewriter, op: Any) -> None:
         numbers(op.attributes[name]) for name in ("edge_padding_low", "edge_padding_high", "interior_padding")
     )
     shape, out = shape_of(op.operands[0]), shape_of(op.results[0])
-    along = astray(out, low, shape)
-    if along is None or math.prod(shape) < _FOUR or any(between) or min(*low, *high) < 0:
+    wide = [n + (n - 1) * gap for n, gap in zip(shape, between, strict=True)]
+    along = astray(out, low, [min(n, m) for n, m in zip(wide, out, strict=True)])
+    if along is None or math.prod(shape) < _FOUR:
         return
 
     def padded(x: Any, value: Any) -> Any:
         jax = import_jax()
-        jnp, last = jax.numpy, shape[along] - 1
+        jnp, last = jax.numpy, wide[along] - 1
+        if between[along]:
+            x = jax.lax.pad(x, value, [(0, 0, between[d] if d == along else 0) for d in range(len(shape))])
         places = jnp.arange(out[along], dtype="int32") - low[along]
-        wide = [out[along] if d == along else 1 for d in range(len(shape))]
-        inside = ((places >= 0) & (places <= last)).reshape(wide)
+        inside = ((places >= 0) & (places <= last)).reshape([-1 if d == along else 1 for d in range(len(shape))])
         made = jnp.where(inside, _take(x, jnp.clip(places, 0, last), along), value)
-        rest = [(0, 0, 0) if d == along else (low[d], high[d], 0) for d in range(len(shape))]
+        rest = [(0, 0, 0) if d == along else (low[d], high[d], between[d]) for d in range(len(shape))]
         return jax.lax.pad(made, value, rest) if any(map(any, rest)) else made
 
-    rewriter.replace(op, padded, ("pad", *low, *high))
+    rewriter.replace(op, padded, ("pad", *low, *high, *between))
 
 
 def _concatenate(rewriter: Rewriter, op: Any) -> None:
@@ -144,8 +146,9 @@ def _convolution(rewriter: Rewriter, op: Any) -> None:
 
 def _reduce_window(rewriter: Rewriter, op: Any) -> None:
     rank = len(shape_of(op.operands[0]))
-    if len(op.results) == 1 and "base_dilations" not in op.attributes:
-        _pad_first(rewriter, op, list(range(rank)), [0] * rank, op.operands[1])
+    spread = numbers(op.attributes["base_dilations"]) if "base_dilations" in op.attributes else [1] * rank
+    if len(op.results) == 1:
+        _pad_first(rewriter, op, list(range(rank)), [n - 1 for n in spread], op.operands[1])
 
 
 def _pad_first(rewriter: Rewriter, op: Any, places: Sequence[int], between: Sequence[int], value: Any) -> None:

@@ -91,13 +91,19 @@ def find_hazards(printed: str, *, movable: bool = False) -> list[Hazard]:
     return found
 
 
-def own_memory(hazard: Hazard) -> HazardError:
-    """What to raise for a hazard in the program's own memory: nothing that a caller donates is at fault."""
-    return HazardError(
-        f"the compiler would make a wrong module: {hazard}. Write in another way what sorts, scatters into or updates "
-        "an array that is made of constants alone",
-        [hazard.argument],
-    )
+def check_own_memory(hazards: Iterable[Hazard]) -> None:
+    """Raises what is wrong in the program's own memory: nothing that a caller donates is at fault there.
+
+    Raises:
+        HazardError: for the first such hazard.
+    """
+    for hazard in hazards:
+        if hazard.argument == OWN:
+            raise HazardError(
+                f"the compiler would make a wrong module: {hazard}. Write in another way what sorts, scatters into or "
+                "updates an array that is made of constants alone",
+                [OWN],
+            )
 
 
 def _last_module(printed: str) -> str:

@@ -13,7 +13,7 @@ from optgen.compiler import driver
 from optgen.compiler.blame import Sources, blamed
 from optgen.compiler.retry import in_known_ways
 from optgen.errors import HazardError, LoweringError
-from optgen.lower.hazard import OWN, PRINT_FLAG, find_hazards, own_memory
+from optgen.lower.hazard import PRINT_FLAG, check_own_memory, find_hazards
 from optgen.lower.straight import straighten
 from optgen.native.parse import parse_program
 from optgen.native.program import Program
@@ -87,8 +87,7 @@ def compile_library(
 
     library, printed = blamed(attempt, mlir, sources)
     hazards = find_hazards(printed)
-    if own := [h for h in hazards if h.argument == OWN]:
-        raise own_memory(own[0])
+    check_own_memory(hazards)
     if hazards:
         arguments = sorted({h.argument for h in hazards})
         labels = ["memory" if i < 0 else names[i] if i < len(names) else f"argument {i}" for i in arguments]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -148,29 +148,34 @@ def check_vectors(target: Target, printed: str, stream: str) -> None:
     Raises:
         UnsupportedTargetError: naming the array's extents and where the part begins.
     """
-    kernel = ""
-    for line in stream.splitlines():
-        if found := re.search(r"func\.func @(\S+?)\(", line):
-            kernel = found[1]
-        elif (place := _SUBSPAN.search(line)) and int(place[1]) % 16 and "slow_memcpy" not in kernel:
-            if math.prod(int(n) for n in place[2].split("x")[:-1]) % 4:
-                continue  # of which no vectors are made
+    for line in _in_kernels(stream):
+        if (place := _SUBSPAN.search(line)) and int(place[1]) % 16 and math.prod(_extents(place[2])) % 4 == 0:
             _refuse(target, f"must not begin in the middle of four numbers (at byte {place[1]} of its memory)")
-    kernel = ""
-    for line in printed.splitlines():
-        if found := re.search(r"func\.func @(\S+?)\(", line):
-            kernel = found[1]
-        part = _PART.search(line)
-        if not part or "slow_memcpy" in kernel:  # those copy one number after the other
+    for line in _in_kernels(printed):
+        if not (part := _PART.search(line)):
             continue
         begins, sizes, steps = (
             [int(n) if re.fullmatch(r"-?\d+", n.strip()) else None for n in part[i].split(",") if n.strip()]
             for i in (1, 2, 3)
         )
-        shape = [int(n) for n in part[4].split("x")[:-1]]
         extents = [n if n is not None else 0 for n in sizes]
-        if set(steps) <= {1} and astray(shape, begins, extents) is not None:
+        if set(steps) <= {1} and astray(_extents(part[4]), begins, extents) is not None:
             _refuse(target, f"must not begin in the middle of four numbers (at {part[1]} of {part[4][:-1]})")
+
+
+def _in_kernels(text: str) -> Iterator[str]:
+    """The lines of IR, without those of kernels that copy one number after the other."""
+    kernel = ""
+    for line in text.splitlines():
+        if found := re.search(r"func\.func @(\S+?)\(", line):
+            kernel = found[1]
+        if "slow_memcpy" not in kernel:
+            yield line
+
+
+def _extents(text: str) -> list[int]:
+    """Of ``7x5x``."""
+    return [int(n) for n in text.split("x")[:-1]]
 
 
 def check_stored(target: Target, printed: str) -> None:

@@ -18,7 +18,7 @@ from optgen.compiler.driver import Watched, compile_and_print, compiler_version
 from optgen.compiler.retry import in_known_ways
 from optgen.dtypes import storage_dtype
 from optgen.errors import UnsupportedTargetError
-from optgen.lower.hazard import OWN, find_hazards, own_memory
+from optgen.lower.hazard import check_own_memory, find_hazards
 from optgen.probes.attach import attach
 from optgen.probes.check import check_bundle
 from optgen.probes.step import step_recipes
@@ -179,16 +179,15 @@ def _compile(
             apart = set(every)
         text = plan.text(compute, parts, entries, apart, fuse=target.backend == "cpu")
 
-        def compiled(text: str) -> tuple[Watched, tuple[str, ...]]:
+        def compiled(text: str) -> tuple[str, Watched, tuple[str, ...]]:
             source = for_vulkan(target, text)
-            return in_known_ways(
+            return source, *in_known_ways(
                 lambda more: compile_and_print(source, (*flags, *more), use_cache=use_cache), target.backend
             )
 
-        made, retried = blamed(compiled, text, sources_of(parts))
+        source, made, retried = blamed(compiled, text, sources_of(parts))
         hazards = find_hazards(made.printed, movable=target.backend != "cpu")
-        if own := [h for h in hazards if h.argument == OWN]:
-            raise own_memory(own[0])
+        check_own_memory(hazards)
         by_name = {e.name: e for e in entries}
         found: set[int] = set()
         for hazard in hazards:  # of memory whose argument is not known, all may be
@@ -214,4 +213,4 @@ def _compile(
         reason=reason if apart else "",
         retried=retried,
     )
-    return module, proven(for_vulkan(target, text), target, flags, made.module, use_cache=use_cache)
+    return module, proven(source, target, flags, made.module, use_cache=use_cache)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Hashable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -139,17 +139,13 @@ def rewrite(
     from iree.compiler import ir
 
     with ir.Context() as context, ir.Location.unknown():
-        try:
-            module = ir.Module.parse(text, context)
-        except ir.MLIRError as error:
-            first = str(error).strip().splitlines()
-            raise LoweringError(f"the program is not StableHLO that the compiler reads: {first[-1][:200]}") from error
+        module = parsed(ir, text, context)
         rewriter = Rewriter(ir, module)
         seen: set[Any] = set()
         while found := [f.operation for f in module.body.operations if f.operation not in seen]:
             for function in found:  # what was put in may hold such operations itself
                 seen.add(function)
-                for op in _of_interest(ir, function, repairs):
+                for op in operations_of(ir, function, repairs):
                     repairs[op.name](rewriter, op)
         if last:
             last(rewriter)
@@ -158,11 +154,25 @@ def rewrite(
         return str(module.operation.get_asm(enable_debug_info="loc(" in text))
 
 
-def _of_interest(ir: Any, function: Any, repairs: Mapping[str, Repair]) -> list[Any]:
+def parsed(ir: Any, text: str, context: Any) -> Any:
+    """The module of a text.
+
+    Raises:
+        LoweringError: if it is no module that this compiler reads.
+    """
+    try:
+        return ir.Module.parse(text, context)
+    except ir.MLIRError as error:
+        first = str(error).strip().splitlines()
+        raise LoweringError(f"the program is not StableHLO that the compiler reads: {first[-1][:200]}") from error
+
+
+def operations_of(ir: Any, function: Any, names: Container[str]) -> list[Any]:
+    """The operations of a function that have one of some names, in those that they are in as well."""
     found: list[Any] = []
 
     def visit(op: Any) -> Any:
-        if op.name in repairs:
+        if op.name in names:
             found.append(op)
         return ir.WalkResult.ADVANCE
 

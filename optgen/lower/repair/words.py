@@ -81,10 +81,6 @@ def in_words(text: str) -> str:
         return str(module.operation.get_asm(enable_debug_info="loc(" in text))
 
 
-def _same_shape(one: Any, other: Any) -> bool:
-    return shape_of(one) == shape_of(other)
-
-
 class _Writer:
     """Writes operations over, one after the other."""
 

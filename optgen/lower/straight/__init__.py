@@ -10,7 +10,7 @@ import re
 from typing import Any
 
 from optgen.errors import LoweringError
-from optgen.lower.repair.rewriter import Rewriter
+from optgen.lower.repair.rewriter import Rewriter, operations_of, parsed
 from optgen.lower.straight.branches import BRANCHES, choose
 from optgen.lower.straight.loops import Unrolled, unroll
 from optgen.lower.straight.slices import SLICES
@@ -34,11 +34,7 @@ def straighten(text: str) -> str:
     from iree.compiler import ir, passmanager
 
     with ir.Context() as context, ir.Location.unknown():
-        try:
-            module = ir.Module.parse(text, context)
-        except ir.MLIRError as error:
-            first = str(error).strip().splitlines()
-            raise LoweringError(f"the program is not StableHLO that the compiler reads: {first[-1][:200]}") from error
+        module = parsed(ir, text, context)
         # What a loop or a slice depends on may stand on the other side of a call.
         passmanager.PassManager.parse("builtin.module(inline,symbol-dce)").run(module.operation)
         rewriter = Rewriter(ir, module)
@@ -54,7 +50,7 @@ def straighten(text: str) -> str:
                         raise
                 else:
                     choose(rewriter, op)
-            for op in _all(ir, function, lambda name: name in SLICES):
+            for op in operations_of(ir, function, SLICES):
                 SLICES[op.name](rewriter, op)
         passmanager.PassManager.parse("builtin.module(inline,symbol-dce)").run(module.operation)
         return str(module.operation.get_asm(enable_debug_info="loc(" in text))
@@ -74,24 +70,12 @@ def without_branches(text: str) -> str:
     from iree.compiler import ir
 
     with ir.Context() as context, ir.Location.unknown():
-        module = ir.Module.parse(text, context)
+        module = parsed(ir, text, context)
         rewriter = Rewriter(ir, module)
         for function in [f.operation for f in module.body.operations]:
             while op := _first(ir, function, lambda name: name in BRANCHES):
                 choose(rewriter, op)
         return str(module.operation.get_asm(enable_debug_info="loc(" in text))
-
-
-def _all(ir: Any, function: Any, wanted: Any) -> list[Any]:
-    found: list[Any] = []
-
-    def visit(op: Any) -> Any:
-        if wanted(op.name):
-            found.append(op)
-        return ir.WalkResult.ADVANCE
-
-    function.walk(visit)
-    return found
 
 
 def _first(ir: Any, function: Any, wanted: Any) -> Any:

@@ -147,9 +147,9 @@ def traced(function: Callable[..., Any], *arguments: Any) -> Any:
 
 @pytest.fixture
 def still(monkeypatch: pytest.MonkeyPatch) -> Noise:
-    """No noise."""
+    """No noise, and no number rounded."""
     monkeypatch.setattr(noises, "AMPLITUDE", dict.fromkeys(noises.AMPLITUDE, 0.0))
-    return Noise(0)
+    return Noise(1)
 
 
 def _layers(x: Any, w: Any, i: Any) -> Any:
@@ -390,6 +390,56 @@ def test_a_sign_that_rounding_decides_has_room() -> None:
     w, b = (next(r for r in first if r.leaf.path == f"params/{name}") for name in "wb")
     assert w.tolerance.min() > 0.25
     assert b.tolerance.max() < 1e-5
+
+
+def test_what_is_exact_is_tried_exactly() -> None:
+    """A median's index is one: noise on it would try out the elements beside."""
+    import jax.numpy as jnp
+
+    def loss(params: Any, batch: Any) -> Any:
+        return abs(jnp.median(batch["x"] @ params["w"])) + params["b"].sum()
+
+    batch = {"x": np.random.default_rng(1).standard_normal((5, 3)).astype(np.float32)}
+    params = {"w": np.ones(3, np.float32), "b": np.ones(1, np.float32)}
+    (first, _) = probe_step(plan_step(loss, params, batch, "sgd", lr=0.25), "f64", samples=8).results
+    assert max(r.tolerance.max() for r in first if r.leaf.dtype == "f32") < 1e-5
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f16", "bf16"])
+def test_exact_sums_and_products_of_a_type(dtype: str) -> None:
+    noise = Noise(3)
+    values = np.array([0.5, 3.0, 1 / 3, 256.0, 257.0, 65504.0])
+    exact = noises.representable(values, dtype)
+    assert exact.tolist() == [True, True, False, True, dtype != "bf16", dtype != "bf16"]
+    kept = noise.rounded(values, dtype, 1.0, [values, np.ones(6)])
+    np.testing.assert_array_equal((kept == values), exact)
+    assert (noise.rounded(values, dtype) != values).all()
+
+
+def test_halves_of_the_runs_keep_to_the_numbers_of_a_type() -> None:
+    values = np.linspace(1, 2, 1000) + 1e-9
+    kept, fused = Noise(2).rounded(values, "f32"), Noise(3).rounded(values, "f32")
+    assert noises.representable(kept, "f32").all()
+    assert not noises.representable(fused, "f32").any()
+
+
+def test_more_runs_where_rounding_decides() -> None:
+    from optgen.probes.build import _jumps
+
+    rng = np.random.default_rng(5)
+    smooth = 1 + 1e-7 * rng.standard_normal((8, 400))
+    assert not _jumps(smooth)
+    assert _jumps(smooth + (np.arange(8) % 3 == 0)[:, None])
+    assert not _jumps(np.full((8, 400), np.inf))
+
+
+def test_what_overflows_may_be_infinite_or_none() -> None:
+    """The order of operations decides; infinities that are meant are still met in kind."""
+    import jax.numpy as jnp
+
+    x = np.linspace(1, 2, 5, dtype=np.float32)
+    over = compile_function(lambda x: (jnp.exp(90 * x) - jnp.exp(95 * x), 2 * x), x, name="over")
+    assert [r.proven for r in verify_bundle(over, ["local-sync"])] == [False, True]
 
 
 def test_damaged_numbers(function: FunctionBundle) -> None:

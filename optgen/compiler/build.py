@@ -268,8 +268,8 @@ def compile_kernel(
     ``more`` are flags besides those that such kernels have.
     """
     flags = (*flags_for(kernel, target), *more)
-    module, stream = compile_for(kernel.mlir(target.style), target, flags, use_cache=use_cache)
-    return module, count_copies(stream)
+    made = compile_for(kernel.mlir(target.style), target, flags, use_cache=use_cache)
+    return made.module, count_copies(made.stream)
 
 
 def count_copies(stream: str) -> int:

@@ -94,17 +94,6 @@ def compile_mlir(mlir: str, flags: Sequence[str], *, use_cache: bool = True) -> 
     return cached([cache_key(mlir, flags)], lambda: _run(mlir, flags), use_cache)[0]
 
 
-def compile_and_watch(mlir: str, flags: Sequence[str], *, use_cache: bool = True) -> tuple[bytes, str]:
-    """Compiles ``mlir`` as :func:`compile_mlir` does, once, and keeps its stream IR on the way.
-
-    Returns:
-        The module, and its buffers and dispatches as text: what ``--compile-to=stream`` gives.
-    """
-    keys = [cache_key(mlir, flags), cache_key(mlir, [*flags, "--compile-to=stream"])]
-    module, stream = cached(keys, lambda: _run(mlir, flags, "stream"), use_cache)
-    return module, stream.decode()
-
-
 @dataclass(frozen=True)
 class Watched:
     """A module, and what the compiler said of it on the way.
@@ -112,12 +101,23 @@ class Watched:
     Attributes:
         module: its bytes.
         stream: its buffers and commands as text: what ``--compile-to=stream`` gives.
-        printed: the IR that :mod:`optgen.lower.hazard` reads.
+        printed: the IR that :mod:`optgen.lower.hazard` reads, if it was asked for.
     """
 
     module: bytes
     stream: str
-    printed: str
+    printed: str = ""
+
+
+def compile_and_watch(mlir: str, flags: Sequence[str], *, use_cache: bool = True) -> Watched:
+    """Compiles ``mlir`` as :func:`compile_mlir` does, once, and keeps its stream IR on the way.
+
+    Returns:
+        The module and its stream IR.
+    """
+    keys = [cache_key(mlir, flags), cache_key(mlir, [*flags, "--compile-to=stream"])]
+    module, stream = cached(keys, lambda: _run(mlir, flags, "stream"), use_cache)
+    return Watched(module, stream.decode())
 
 
 def compile_and_print(mlir: str, flags: Sequence[str], *, use_cache: bool = True) -> Watched:

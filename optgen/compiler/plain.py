@@ -92,11 +92,11 @@ def build_plain(
     kernel = lower(variant.kernel(dtypes))[0]
     target.check([o.dtype for o in kernel.spec.operands])
     flags = flags_for(kernel, target)
-    data, _ = compile_for(kernel.plain(target.style), target, flags, guarded=True, use_cache=use_cache)
+    made = compile_for(kernel.plain(target.style), target, flags, guarded=True, use_cache=use_cache)
     spec = kernel.spec
     known = {h.name: (defaults or {}).get(h.name, h.default) for h in variant.hypers} | dict(variant.rule.scalars)
     return PlainModule(
-        data,
+        made.module,
         target.name,
         tuple(o.name for o in spec.operands),
         tuple(o.dtype for o in spec.operands),

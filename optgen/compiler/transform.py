@@ -27,8 +27,7 @@ from optgen.artifact.transform import (
 )
 from optgen.compiler.build import Progress, compile_kernel
 from optgen.compiler.driver import compiler_version
-from optgen.compiler.retry import in_known_ways
-from optgen.compiler.variants import compile_for
+from optgen.compiler.searched import compile_reading
 from optgen.dsl.rule import Rule
 from optgen.dsl.variant import Dtypes, KernelSpec, Operand, Variant
 from optgen.dtypes import INTEGERS, storage_dtype
@@ -44,7 +43,7 @@ from optgen.probes.transform import transform_recipe
 from optgen.runtime.transform import TreeOptimizer
 from optgen.runtime.tree import leaves_of
 from optgen.targets import Target
-from optgen.train.limits import check_vulkan, for_vulkan
+from optgen.train.limits import check_vulkan
 
 
 @dataclass(frozen=True)
@@ -151,14 +150,8 @@ def _build(
             file = f"modules/{label}/{target.name.replace(':', '-')}.vmfb"
             if progress:
                 progress(label, target.name, None)
-            source, flags = _source(text, target), _flags(target, inputs)
-
-            def attempt(
-                more: tuple[str, ...], source: str = source, target: Target = target, flags: tuple[str, ...] = flags
-            ) -> bytes:
-                return compile_for(source, target, (*flags, *more), use_cache=use_cache)[0]
-
-            files[file], retried = in_known_ways(attempt, target.backend)
+            source = with_wide_sums(text) if target.backend == "cpu" else text
+            files[file], retried = compile_reading(source, target, inputs, use_cache=use_cache)
             modules.append(
                 ModuleInfo(
                     target.name, target.backend, file, False, 0, target.arch, target.features, retried=retried
@@ -278,21 +271,3 @@ def _initial(index: int, tensor: TensorInfo, value: Initial, stored: dict[str, n
 
 def _passed(tensor: TensorInfo) -> LeafInfo:
     return LeafInfo(f"{tensor.tree}/{tensor.path}".rstrip("/"), tensor.shape, tensor.passed)
-
-
-def _source(text: str, target: Target) -> str:
-    """StableHLO as it is compiled for one target."""
-    if target.backend == "cpu":
-        return with_wide_sums(text)
-    return for_vulkan(target, text)
-
-
-def _flags(target: Target, inputs: Sequence[LeafInfo]) -> tuple[str, ...]:
-    if target.backend == "cpu":
-        # Else the code assumes 64-byte alignment and crashes on memory that numpy or a slice of it gives.
-        alignment = min((storage_dtype(leaf.dtype).itemsize for leaf in inputs), default=64)
-        return (*target.flags, f"--iree-stream-resource-min-offset-alignment={alignment}")
-    if target.backend == "vulkan":
-        # With recorded command buffers a program was seen to give NaN from its third call.
-        return (*target.flags, "--iree-hal-indirect-command-buffers=false")
-    return target.flags

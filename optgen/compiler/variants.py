@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 from optgen.compiler.barriers import proven
-from optgen.compiler.driver import compile_and_watch, compile_mlir
+from optgen.compiler.driver import Watched, compile_and_print, compile_and_watch, compile_mlir
 from optgen.compiler.guard import guard, load_first
 from optgen.errors import CompileError
 from optgen.targets import TARGETS, Target
@@ -17,8 +18,14 @@ _SOURCES = "executable-sources"
 
 
 def compile_for(
-    mlir: str, target: Target, flags: Sequence[str], *, guarded: bool = False, use_cache: bool = True
-) -> tuple[bytes, str]:
+    mlir: str,
+    target: Target,
+    flags: Sequence[str],
+    *,
+    guarded: bool = False,
+    search: bool = False,
+    use_cache: bool = True,
+) -> Watched:
     """Compiles ``mlir`` for ``target``, whether that is one processor or several.
 
     Args:
@@ -27,10 +34,12 @@ def compile_for(
         flags: for iree-compile; the target's own are among them.
         guarded: whether the module is to refuse, when it is loaded, processors that lack what its code needs. Modules
             for several always do.
+        search: whether its IR is kept for :func:`optgen.lower.hazard.find_hazards`. What is compiled for Vulkan is then
+            given as the compiler made it, for the caller to search and prove.
         use_cache: whether to look in the cache, and to fill it.
 
     Returns:
-        The module, and its stream IR.
+        The module, its stream IR, and if ``search`` the IR of its hazards.
 
     Raises:
         CompileError: if the compiler refuses the module.
@@ -38,12 +47,16 @@ def compile_for(
     if target.variants:
         mlir = _for_devices(mlir, target)
     elif not (guarded or target.guarded):
-        module, stream = compile_and_watch(mlir, flags, use_cache=use_cache)
-        return proven(mlir, target, flags, module, use_cache=use_cache), stream
-    text, stream = compile_and_watch(mlir, [*flags, f"--compile-to={_SOURCES}"], use_cache=use_cache)
-    sources, between = guard(text.decode()), [f"--compile-from={_SOURCES}", "--compile-to=hal"]
+        if search:
+            return compile_and_print(mlir, flags, use_cache=use_cache)
+        made = compile_and_watch(mlir, flags, use_cache=use_cache)
+        return replace(made, module=proven(mlir, target, flags, made.module, use_cache=use_cache))
+    watch = compile_and_print if search else compile_and_watch
+    made = watch(mlir, [*flags, f"--compile-to={_SOURCES}"], use_cache=use_cache)
+    sources, between = guard(made.module.decode()), [f"--compile-from={_SOURCES}", "--compile-to=hal"]
     text = compile_mlir(sources, [*flags, *between], use_cache=use_cache)
-    return compile_mlir(load_first(text.decode()), [*flags, "--compile-from=hal"], use_cache=use_cache), stream
+    module = compile_mlir(load_first(text.decode()), [*flags, "--compile-from=hal"], use_cache=use_cache)
+    return replace(made, module=module)
 
 
 def _for_devices(mlir: str, target: Target) -> str:

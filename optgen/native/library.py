@@ -14,6 +14,7 @@ from optgen.compiler.blame import Sources, blamed
 from optgen.compiler.retry import in_known_ways
 from optgen.errors import HazardError, LoweringError
 from optgen.lower.hazard import PRINT_FLAG, check_own_memory, find_hazards
+from optgen.lower.kept_halves import without_halves
 from optgen.lower.straight import straighten
 from optgen.native.parse import parse_program
 from optgen.native.program import Program
@@ -104,6 +105,8 @@ def _library(
 ) -> tuple[Library, str]:
     """The library, and what :func:`find_hazards` reads."""
     mlir = straighten(mlir)
+    if any("wasm" in flag for flag in flags):
+        mlir = without_halves(mlir)
     all_flags = [*flags, f"--iree-stream-resource-min-offset-alignment={alignment}", *_FLAGS]
 
     def attempt(more: tuple[str, ...]) -> list[bytes]:

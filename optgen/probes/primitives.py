@@ -46,6 +46,12 @@ _ROUNDED: dict[str, tuple[_Function, float]] = {
     "logistic": (lambda x: 1 / (1 + np.exp(-x)), _APPROXIMATE), "cbrt": (np.cbrt, _APPROXIMATE),
 }  # fmt: skip
 
+#: Those that every device rounds once: what is exact stays so.
+_ONCE = ("add", "add_any", "sub", "mul", "square")
+
+#: Where most devices' approximations are exact, and a softmax of one number is: half of the runs are as well.
+_EXACT_AT = {"exp": 0.0, "exp2": 0.0, "log": 1.0, "sqrt": 1.0, "rsqrt": 1.0}
+
 #: What else JAX computes, with approximations of its devices' own.
 _BY_JAX = (
     "erf", "erfc", "erf_inv", "lgamma", "digamma", "igamma", "igammac", "polygamma", "zeta", "bessel_i0e", "bessel_i1e",
@@ -65,7 +71,11 @@ def evaluate(equation: Any, given: list[Any], noise: Noise) -> list[Any]:
             scale = 1.0
         if name in ("sin", "cos"):  # whatever their result, devices err by parts of its range
             return [noise.rounded(function(*_sharpened(equation, given, noise)), dtype, scale)]
-        return [noise.rounded(function(*given), dtype, scale)]
+        found = function(*given)
+        made = noise.rounded(found, dtype, scale, given if name in _ONCE else ())
+        if name in _EXACT_AT and noise.keeps:
+            np.copyto(made, found, where=given[0] == _EXACT_AT[name])
+        return [made]
     if name in _EXACT and all(_plain(v) for v in equation.invars):
         result = _EXACT[name](*given)
         return [result if result.dtype == bool or dtype else result.astype(out.dtype)]
@@ -266,7 +276,11 @@ def _convert(equation: Any, given: list[Any], noise: Noise) -> Any:
     source, target = floats(before), floats(after)
     if target:
         if source:
-            return value if _SIZES[source] <= _SIZES[target] and source != target else noise.rounded(value, target)
+            return (
+                value
+                if _SIZES[source] <= _SIZES[target] and source != target
+                else noise.rounded(value, target, 1.0, [value])
+            )
         wide = value.astype(np.float64)
         exact = np.dtype(before).itemsize < _SIZES[target] or np.abs(wide).max(initial=0) <= 1 / _EPSILON[target]
         return wide if exact else noise.rounded(wide, target)
@@ -298,12 +312,21 @@ def _terms(equation: Any, values: np.ndarray, noise: Noise, count: int, which: i
     return noise.moved(values, floats(equation.invars[which].aval.dtype), math.sqrt(max(count, 1)))
 
 
+def _whole(values: np.ndarray, dtype: str) -> bool:
+    """Whether all are integers of which no sum is rounded, in whatever order they are added."""
+    if values.size == 0 or values.flat[0] != np.rint(values.flat[0]) or not np.array_equal(values, np.rint(values)):
+        return False
+    return float(np.abs(values).sum()) <= 1 / _EPSILON[dtype]
+
+
 def _reduce_sum(equation: Any, given: list[Any], noise: Noise) -> Any:
     axes, out = tuple(equation.params["axes"]), equation.outvars[0].aval
     if not (dtype := floats(out.dtype)):
         return np.asarray(given[0].sum(axis=axes)).astype(out.dtype)
     count = math.prod(given[0].shape[a] for a in axes)
     if count == 1:
+        return given[0].sum(axis=axes)
+    if _whole(given[0], dtype):
         return given[0].sum(axis=axes)
     total = np.asarray(_terms(equation, given[0], noise, count).sum(axis=axes))
     return noise.rounded(total, dtype, math.sqrt(count))
@@ -312,6 +335,8 @@ def _reduce_sum(equation: Any, given: list[Any], noise: Noise) -> Any:
 def _cumulative(equation: Any, given: list[Any], noise: Noise) -> Any:
     (found,) = by_jax(equation, given)
     if not (dtype := floats(equation.outvars[0].aval.dtype)):
+        return found
+    if equation.primitive.name == "cumsum" and _whole(given[0], dtype):
         return found
     count = given[0].shape[equation.params["axis"]]
     moved = by_jax(equation, [_terms(equation, given[0], noise, count)])[0]

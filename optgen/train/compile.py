@@ -11,14 +11,11 @@ from typing import Any
 from optgen._version import __version__
 from optgen.artifact.function import FunctionBundle, FunctionManifest, structure_of
 from optgen.artifact.manifest import LeafInfo, ModuleInfo
-from optgen.compiler.barriers import proven
-from optgen.compiler.blame import blamed
 from optgen.compiler.build import Progress
-from optgen.compiler.driver import compile_and_print, compiler_version
-from optgen.compiler.retry import in_known_ways
-from optgen.compiler.variants import compile_for
+from optgen.compiler.driver import compiler_version
+from optgen.compiler.searched import compile_reading
 from optgen.dsl.trace import import_jax
-from optgen.dtypes import element_name, storage_dtype
+from optgen.dtypes import element_name
 from optgen.errors import LeafError
 from optgen.lower.repair import located_stablehlo_of
 from optgen.lower.repair.arguments import taking_wide
@@ -27,7 +24,7 @@ from optgen.probes.check import check_bundle
 from optgen.probes.function import function_recipe
 from optgen.runtime.tree import map_tree, show, walk
 from optgen.targets import Target, get_target
-from optgen.train.limits import check_stored, check_vectors, check_vulkan, for_vulkan
+from optgen.train.limits import check_vulkan
 from optgen.train.parts import narrowed, struct, wide_numbers
 
 _STABLEHLO = "stablehlo/function.mlir"
@@ -92,22 +89,7 @@ def compile_function(
         if progress:
             progress(label, target.name, None)
         file = f"modules/{target.name.replace(':', '-')}.vmfb"
-
-        def compiled(text: str, target: Target = target) -> tuple[bytes, tuple[str, ...]]:
-            source = for_vulkan(target, text)
-
-            def attempt(more: tuple[str, ...]) -> bytes:
-                flags = (*_flags(target, inputs), *more)
-                if target.backend == "vulkan":
-                    made = compile_and_print(source, flags, use_cache=use_cache)
-                    check_stored(target, made.printed)
-                    check_vectors(target, made.printed, made.stream)
-                    return proven(source, target, flags, made.module, use_cache=use_cache)
-                return compile_for(source, target, flags, use_cache=use_cache)[0]
-
-            return in_known_ways(attempt, target.backend)
-
-        files[file], retried = blamed(compiled, stablehlo, [("", located)])
+        files[file], retried = compile_reading(stablehlo, target, inputs, sources=[("", located)], use_cache=use_cache)
         modules.append(
             ModuleInfo(
                 target.name, target.backend, file, False, arch=target.arch, features=target.features, retried=retried
@@ -159,17 +141,6 @@ def _trace(
         raise LeafError("a function to compile must return at least one array")
     tree = structure_of(results, "the result")
     return taking_wide(text, wide), lambda: taking_wide(noted(), wide), outputs, tree, traced.jaxpr
-
-
-def _flags(target: Target, inputs: Sequence[LeafInfo]) -> tuple[str, ...]:
-    if target.backend == "cpu":
-        # Else the code assumes 64-byte alignment and crashes on memory that numpy or a slice of it gives.
-        alignment = min((storage_dtype(leaf.dtype).itemsize for leaf in inputs), default=64)
-        return (*target.flags, f"--iree-stream-resource-min-offset-alignment={alignment}")
-    if target.backend == "vulkan":
-        # With recorded command buffers a program was seen to give NaN from its third call.
-        return (*target.flags, "--iree-hal-indirect-command-buffers=false")
-    return target.flags
 
 
 def _argument_names(function: Callable[..., Any], count: int) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from optgen.artifact.manifest import LeafInfo
 from optgen.dsl.trace import import_jax
 from optgen.dtypes import FLOATS, INTEGERS, WORDS
 from optgen.errors import LoweringError, UnsupportedTargetError
+from optgen.lower.lines import line_of
 from optgen.lower.repair.aligned import aligned, astray
 from optgen.lower.repair.words import in_words
 from optgen.lower.straight import straighten
@@ -105,8 +106,6 @@ def check_vulkan_sums(
 
 def _line(located: Callable[[], str] | None, wanted: Callable[[Any], bool]) -> str:
     """The user's line, and a colon, where it is known."""
-    from optgen.compiler.blame import line_of  # which imports what compiles rules, and that this module
-
     line = line_of(located(), wanted) if located is not None else ""
     return f"{line}: " if line else ""
 

@@ -10,11 +10,10 @@ from optgen.artifact.manifest import LeafInfo
 from optgen.artifact.step import StepArgument
 from optgen.compiler.blame import Sources
 from optgen.compiler.driver import compile_and_print
-from optgen.dtypes import storage_dtype
+from optgen.compiler.searched import program_flags
 from optgen.errors import LoweringError
 from optgen.hyper import Hyper, Part, part
 from optgen.lower.hazard import Hazard, find_hazards
-from optgen.targets import Target
 from optgen.train.parts import sources_of
 from optgen.train.plan import StepPlan, leaf_of
 from optgen.train.settings import plan_step
@@ -168,13 +167,5 @@ def _number(plan: StepPlan, argument: StepArgument) -> float | None:
     return None
 
 
-def step_flags(target: Target, leaves: Sequence[LeafInfo]) -> tuple[str, ...]:
-    """The compiler's flags for a step on ``leaves``."""
-    if target.backend == "cpu":
-        # Else the code assumes 64-byte alignment and crashes on memory that numpy or a slice of it gives.
-        alignment = min(storage_dtype(leaf.dtype).itemsize for leaf in leaves)
-        return (*target.flags, f"--iree-stream-resource-min-offset-alignment={alignment}")
-    if target.backend == "vulkan":
-        # With recorded command buffers a program was seen to give NaN from its third call.
-        return (*target.flags, "--iree-hal-indirect-command-buffers=false")
-    return target.flags
+#: The compiler's flags for a step: what :meth:`StepProgram.hazards` was asked with is safe with these alone.
+step_flags = program_flags

@@ -11,22 +11,18 @@ import numpy as np
 
 from optgen._version import __version__
 from optgen.artifact.step import EntryInfo, StepBundle, StepManifest, StepModule
-from optgen.compiler.barriers import proven
-from optgen.compiler.blame import blamed
 from optgen.compiler.build import Progress, count_copies
-from optgen.compiler.driver import Watched, compile_and_print, compiler_version
-from optgen.compiler.retry import in_known_ways
+from optgen.compiler.driver import compiler_version
+from optgen.compiler.searched import prove, search
 from optgen.dtypes import storage_dtype
 from optgen.errors import UnsupportedTargetError
-from optgen.lower.hazard import check_own_memory, find_hazards
 from optgen.probes.attach import attach
 from optgen.probes.check import check_bundle
 from optgen.probes.step import step_recipes
 from optgen.targets import Target, get_target
-from optgen.train.limits import check_stored, check_vectors, check_vulkan, for_vulkan
+from optgen.train.limits import check_vulkan
 from optgen.train.parts import Part, sources_of
 from optgen.train.plan import StepPlan, leaf_of
-from optgen.train.program import step_flags
 from optgen.train.settings import plan_step
 
 #: How often hazards may be met by taking out arguments, before none is overwritten at all.
@@ -170,7 +166,7 @@ def _compile(
     use_cache: bool,
 ) -> tuple[StepModule, bytes]:
     """The module for one target, in which nothing is overwritten that is still read."""
-    flags = step_flags(target, [leaf_of(a, compute) for a in plan.arguments])
+    leaves = [leaf_of(a, compute) for a in plan.arguments]
     apart: set[int] = set()
     every = {i for e in entries for i in plan.overwritten(e)}
     reason = "" if in_place else "it was asked for out of place"
@@ -178,39 +174,27 @@ def _compile(
         if not in_place or attempt == _ROUNDS:
             apart = set(every)
         text = plan.text(compute, parts, entries, apart, fuse=target.backend == "cpu")
-
-        def compiled(text: str) -> tuple[str, Watched, tuple[str, ...]]:
-            source = for_vulkan(target, text)
-            return source, *in_known_ways(
-                lambda more: compile_and_print(source, (*flags, *more), use_cache=use_cache), target.backend
-            )
-
-        source, made, retried = blamed(compiled, text, sources_of(parts))
-        hazards = find_hazards(made.printed, movable=target.backend != "cpu")
-        check_own_memory(hazards)
+        searched = search(text, target, leaves, sources=sources_of(parts), use_cache=use_cache)
         by_name = {e.name: e for e in entries}
         found: set[int] = set()
-        for hazard in hazards:  # of memory whose argument is not known, all may be
+        for hazard in searched.hazards:  # of memory whose argument is not known, all may be
             found |= every if hazard.argument < 0 else {by_name[hazard.function].takes[hazard.argument]}
         if not found & (every - apart):
             break
-        reason = reason or str(hazards[0])
+        reason = reason or str(searched.hazards[0])
         apart |= found & every
-    if target.backend == "vulkan":
-        check_stored(target, made.printed)
-        check_vectors(target, made.printed, made.stream)
     file = f"modules/{target.name.replace(':', '-')}.vmfb"
     module = StepModule(
         target.name,
         target.backend,
         file,
         in_place=not apart,
-        copies=count_copies(made.stream),
+        copies=count_copies(searched.made.stream),
         arch=target.arch,
         features=target.features,
         compute=compute,
         apart=tuple(sorted(apart)),
         reason=reason if apart else "",
-        retried=retried,
+        retried=searched.retried,
     )
-    return module, proven(source, target, flags, made.module, use_cache=use_cache)
+    return module, prove(searched, target, use_cache=use_cache)

@@ -21,6 +21,10 @@ _DTYPES = {
 }  # fmt: skip
 
 
+#: What the names of functions begin with that are put into a module.
+_OWN = "repair"
+
+
 class Rewriter:
     """A module that is being changed.
 
@@ -86,7 +90,7 @@ class Rewriter:
             structs = [jax.ShapeDtypeStruct(shape_of(v), dtype_of(v)) for v in operands]
             text = jax.jit(function, keep_unused=True).trace(*structs).lower(lowering_platforms=(PLATFORM,)).as_text()
         taken = {_symbol(ir, f.operation) for f in self.module.body.operations}
-        prefix = next(f"repair{n}_" for n in range(len(self._made), 1 << 30) if f"repair{n}_main" not in taken)
+        prefix = next(f"{_OWN}{n}_" for n in range(len(self._made), 1 << 30) if f"repair{n}_main" not in taken)
         other = ir.Module.parse(text)
         own = [f.operation for f in other.body.operations]
 
@@ -178,6 +182,13 @@ def operations_of(ir: Any, function: Any, names: Container[str]) -> list[Any]:
 
     function.walk(visit)
     return found
+
+
+def is_own(op: Any) -> bool:
+    """Whether an operation is in a function that a repair has put into the module."""
+    while op.name != "func.func":
+        op = op.parent
+    return str(op.attributes["sym_name"]).strip('"').startswith(_OWN)
 
 
 def _symbol(ir: Any, op: Any) -> str:

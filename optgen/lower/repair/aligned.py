@@ -52,8 +52,6 @@ def _slice(rewriter: Rewriter, op: Any) -> None:
     begins, ends, steps = (numbers(op.attributes[n]) for n in ("start_indices", "limit_indices", "strides"))
     shape, out = shape_of(op.operands[0]), shape_of(op.results[0])
     along = astray(shape, begins, out)
-    if math.prod(out) < _FOUR:
-        return
     if along is None or any(step != 1 for step in steps):
         along = next((d for d in reversed(range(len(out))) if steps[d] != 1), None)
     if along is None:
@@ -72,7 +70,7 @@ def _slice(rewriter: Rewriter, op: Any) -> None:
 def _dynamic_slice(rewriter: Rewriter, op: Any) -> None:
     shape, out = shape_of(op.operands[0]), shape_of(op.results[0])
     along = astray(shape, [None] * len(shape), out)
-    if along is None or math.prod(out) < _FOUR:
+    if along is None:
         return
 
     def taken(x: Any, *begins: Any) -> Any:
@@ -94,10 +92,13 @@ def _pad(rewriter: Rewriter, op: Any) -> None:
     low, high, between = (
         numbers(op.attributes[name]) for name in ("edge_padding_low", "edge_padding_high", "interior_padding")
     )
+    if min(*low, *high, 0) < 0:
+        _cut_and_pad(rewriter, op, low, high, between)
+        return
     shape, out = shape_of(op.operands[0]), shape_of(op.results[0])
     wide = [n + (n - 1) * gap for n, gap in zip(shape, between, strict=True)]
     along = astray(out, low, [min(n, m) for n, m in zip(wide, out, strict=True)])
-    if along is None or math.prod(shape) < _FOUR:
+    if along is None:
         return
 
     def padded(x: Any, value: Any) -> Any:
@@ -112,6 +113,22 @@ def _pad(rewriter: Rewriter, op: Any) -> None:
         return jax.lax.pad(made, value, rest) if any(map(any, rest)) else made
 
     rewriter.replace(op, padded, ("pad", *low, *high, *between))
+
+
+def _cut_and_pad(rewriter: Rewriter, op: Any, low: Sequence[int], high: Sequence[int], between: Sequence[int]) -> None:
+    """Padding by less than nothing is a slice, which may begin anywhere."""
+
+    def padded(x: Any, value: Any) -> Any:
+        lax = import_jax().lax
+        if any(between):
+            x = lax.pad(x, value, [(0, 0, gap) for gap in between])
+        begins = [max(-n, 0) for n in low]
+        ends = [n - max(-m, 0) for n, m in zip(x.shape, high, strict=True)]
+        # An array that all is cut off has an end before its beginning.
+        x = lax.slice(x, [min(b, max(e, 0)) for b, e in zip(begins, ends, strict=True)], [max(e, 0) for e in ends])
+        return lax.pad(x, value, [(max(n, 0), max(m, 0), 0) for n, m in zip(low, high, strict=True)])
+
+    rewriter.replace(op, padded, ("cut", *low, *high, *between))
 
 
 def _concatenate(rewriter: Rewriter, op: Any) -> None:

@@ -21,7 +21,7 @@ from optgen.artifact.function import FunctionBundle
 from optgen.artifact.kinds import read_any
 from optgen.artifact.step import StepBundle
 from optgen.artifact.transform import TransformBundle
-from optgen.errors import BundleError, WrongResultError
+from optgen.errors import BundleError, UnprovenWarning, WrongResultError
 from optgen.probes import attach as attaching
 from optgen.probes import noise as noises
 from optgen.probes.check import check_bundle
@@ -452,7 +452,7 @@ def test_a_reference_that_cannot_be_computed(monkeypatch: pytest.MonkeyPatch, fu
         raise NotImplementedError("no such operation")
 
     monkeypatch.setattr(attaching, "make_probe", fail)
-    with pytest.warns(UserWarning, match="carries no probes"):
+    with pytest.warns(UnprovenWarning, match="carries no probes"):
         bundle = compile_function(error, PARAMS, BATCH, name="function")
     assert bundle.manifest.probes == ()
     assert "NotImplementedError: no such operation" in bundle.manifest.unprobed

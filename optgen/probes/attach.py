@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from optgen.artifact.base import AnyBundle
+from optgen.errors import UnprovenWarning
 from optgen.probes.build import Recipe, make_probe, samples_for
 from optgen.probes.values import PROBES
 
@@ -16,6 +17,23 @@ from optgen.probes.values import PROBES
 _PART = 0.0125
 
 B = TypeVar("B", bound=AnyBundle[Any])
+
+
+def unproven(what: str, error: Exception, *, stacklevel: int) -> str:
+    """Warns that nothing proves an artifact, since its reference cannot be computed.
+
+    Args:
+        what: ``'loss' carries no probes``.
+        error: why.
+        stacklevel: as of :func:`warnings.warn`.
+
+    Returns:
+        The reason, in one line.
+    """
+    reason = next(iter(str(error).strip().splitlines()), "")
+    reason = f"its reference cannot be computed: {type(error).__name__}: {reason}"[:300].rstrip(": ")
+    warnings.warn(f"{what}, so nothing proves it: {reason}", UnprovenWarning, stacklevel=stacklevel)
+    return reason
 
 
 def attach(bundle: B, recipes: Callable[[], Sequence[Recipe]]) -> B:
@@ -33,9 +51,7 @@ def attach(bundle: B, recipes: Callable[[], Sequence[Recipe]]) -> B:
         samples, projections = samples_for(bundle.size * _PART, found)
         made = [make_probe(recipe, samples, projections) for recipe in found]
     except Exception as error:  # whatever JAX or numpy has against one of the user's operations
-        reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
-        reason = f"its reference cannot be computed: {type(error).__name__}: {reason}"[:300]
-        warnings.warn(f"'{bundle.manifest.label}' carries no probes, so nothing proves it: {reason}", stacklevel=3)
+        reason = unproven(f"'{bundle.manifest.label}' carries no probes", error, stacklevel=4)
         return type(bundle).of(dataclasses.replace(bundle.manifest, unprobed=reason), bundle.files)
     manifest = dataclasses.replace(bundle.manifest, probes=tuple(probe.info for probe, _ in made))
     return type(bundle).of(manifest, {**bundle.files, PROBES: b"".join(data for _, data in made)})

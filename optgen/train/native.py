@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, TypeVar
 
-from optgen.errors import HazardError, UnprovenWarning
+from optgen.errors import HazardError
 from optgen.interop.optax import is_transformation
 from optgen.native import CBundle, NativeTarget, Package, compile_c_function, get_native_target, step_package
 from optgen.native.limits import Limit
 from optgen.native.selftest import SelfTest
+from optgen.probes.attach import unproven
 from optgen.train.program import StepProgram, lower_step
 from optgen.train.selftest import step_selftest
 from optgen.train.settings import plan_step
@@ -168,10 +168,7 @@ def _selftest(program: StepProgram, names: Mapping[str, str]) -> SelfTest | None
             _known[key] = step_selftest(plan, program.compute, program.entry, renamed)
         return _known[key]
     except Exception as error:  # whatever JAX or numpy has against one of the user's operations
-        reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
-        warnings.warn(
-            f"'{program.name}' has no self-test, so nothing proves it: {reason[:300]}", UnprovenWarning, stacklevel=6
-        )
+        unproven(f"'{program.name}' has no self-test", error, stacklevel=7)
         return None
 
 

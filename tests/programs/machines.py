@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import tempfile
 import warnings
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from wasm_node import find_node
 
 from programs.generate import Program
 
@@ -215,7 +215,7 @@ def run_wasm(program: Program, target: str, notes: dict[str, str]) -> list[Run]:
             "for (const k in step.arrays) if (k.startsWith('params_')) out[k] = Array.from(step.arrays[k]);\n"
             "console.log(JSON.stringify(out));\n"
         )
-        node = shutil.which("node")
+        node = find_node()
         assert node is not None
         ran = subprocess.run([node, "run.mjs"], cwd=folder / "w", capture_output=True, text=True, timeout=60)
         if ran.returncode:

@@ -183,7 +183,7 @@ def test_without_the_guard_the_process_dies(tmp_path: Path) -> None:
 
     variant = Variant.of(get_rule("adamw"))
     kernel, target = lower(variant.kernel(variant.dtypes("f32")))[0], get_target("cpu:x86-64-v4")
-    data, _ = compile_for(kernel.plain(target.style), target, flags_for(kernel, target))
+    data = compile_for(kernel.plain(target.style), target, flags_for(kernel, target)).module
     module = PlainModule(**{**vars(plain("adamw", "cpu:x86-64-v4")), "data": data})
     done = HASWELL.update(tmp_path, module, leaves(module, 1000), **HYPERS)
     assert done.returncode in (-4, 132), (done.returncode, done.stderr)  # SIGILL

@@ -15,6 +15,7 @@ from jax import lax
 import optgen
 from optgen.compiler.barriers import proven, with_barriers
 from optgen.compiler.driver import compile_mlir
+from optgen.compiler.searched import program_flags
 from optgen.errors import CompileError
 from optgen.lower.address import Address, Digit, apart
 from optgen.lower.races import find_faults
@@ -22,7 +23,6 @@ from optgen.runtime.device import get_device, list_devices
 from optgen.runtime.loading import prebuilt_bundle, prebuilt_names
 from optgen.runtime.select import unfit
 from optgen.targets import TARGETS, get_target
-from optgen.train.compile import _flags
 
 MEAN = """
 module @mean {
@@ -41,7 +41,7 @@ module @mean {
 @pytest.mark.parametrize("name", ["vulkan", "vulkan:turing", "vulkan:rdna3", "vulkan:adreno"])
 def test_what_the_compiler_makes_is_found_guilty_and_mended(name):
     target = get_target(name)
-    flags = _flags(target, ())
+    flags = program_flags(target, ())
     module = compile_mlir(MEAN, flags)
     faults = find_faults(module, subgroups=name != "vulkan")
     assert any("reads what another invocation has written" in str(fault) for fault in faults)
@@ -50,7 +50,7 @@ def test_what_the_compiler_makes_is_found_guilty_and_mended(name):
 
 def test_a_module_that_only_fills_memory_has_no_kernel_to_prove():
     fills = "func.func @main() -> tensor<8x6xf32> { %c = stablehlo.constant dense<0.1> : tensor<8x6xf32>\n"
-    flags = _flags(get_target("vulkan"), ())
+    flags = program_flags(get_target("vulkan"), ())
     assert not find_faults(compile_mlir(f"module @fills {{ {fills} return %c : tensor<8x6xf32> }} }}", flags))
     hidden = compile_mlir(MEAN, flags).replace(b"\x03\x02\x23\x07", b"\x00\x02\x23\x07")
     assert [str(fault) for fault in find_faults(hidden)] == ["a kernel cannot be found in the module"]
@@ -58,7 +58,7 @@ def test_a_module_that_only_fills_memory_has_no_kernel_to_prove():
 
 def test_barriers_that_do_not_help_are_refused(monkeypatch):
     target = get_target("vulkan")
-    flags = _flags(target, ())
+    flags = program_flags(target, ())
     monkeypatch.setattr("optgen.compiler.barriers.with_barriers", lambda text: text)
     monkeypatch.setattr("optgen.compiler.barriers.with_lone_invocations", lambda text, kernels: text)
     with pytest.raises(CompileError, match="not proven right for every size of subgroups"):
@@ -67,7 +67,7 @@ def test_barriers_that_do_not_help_are_refused(monkeypatch):
 
 def test_lone_invocations_need_no_barrier(monkeypatch):
     target = get_target("vulkan")
-    flags = _flags(target, ())
+    flags = program_flags(target, ())
     monkeypatch.setattr("optgen.compiler.barriers.with_barriers", lambda text: text)
     assert not find_faults(proven(MEAN, target, flags, compile_mlir(MEAN, flags)))
 

@@ -77,7 +77,7 @@ def test_operations_over_subgroups_are_for_chips_alone():
     text = MEAN.replace("@mean", f"@{total}").replace("dimensions = [0]", "dimensions = [0, 1]")
     text = text.replace("tensor<f32>) -> tensor<16xf32>", "tensor<f32>) -> tensor<f32>")
     text = text.replace("dims = [1] : (tensor<16xf32>)", "dims = [] : (tensor<f32>)")
-    module = compile_mlir(text, _flags(get_target("vulkan:turing"), ()))
+    module = compile_mlir(text, program_flags(get_target("vulkan:turing"), ()))
     assert any("subgroups" in str(fault) for fault in find_faults(module))
     assert not any("subgroups" in str(fault) for fault in find_faults(module, subgroups=True))
 

@@ -32,6 +32,7 @@ def everything(x: Any, y: Any, v: Any, i: Any) -> Any:
         jax.lax.conv_general_dilated(image, image[:, :, :3, :5], (1, 1), ((1, 1), (2, 2))),
         jax.grad(lambda x: (x[..., 7:39] ** 2 * y).sum())(x), jnp.split(x, [7, 39], -1)[1] * 2,
         jax.lax.pad(v * 2, 0.5, [(-1, 0, 0)]), jax.lax.pad(v * 2, 0.5, [(-2, -3, 1)]), y[0, :, 3] * 2,
+        jax.lax.optimization_barrier(v[:30] * 2)[6:] * 3, jax.lax.optimization_barrier(y[:3, :3, :7] * 2)[1, 1:] * 3,
         jax.lax.pad(y * 2, 0.5, [(1, -1, 0), (-1, 1, 1), (-3, 2, 0)]),
     ])  # fmt: skip
 

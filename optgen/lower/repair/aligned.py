@@ -52,6 +52,8 @@ def _slice(rewriter: Rewriter, op: Any) -> None:
     begins, ends, steps = (numbers(op.attributes[n]) for n in ("start_indices", "limit_indices", "strides"))
     shape, out = shape_of(op.operands[0]), shape_of(op.results[0])
     along = astray(shape, begins, out)
+    if along is None:
+        along = _view(shape, begins, out)
     if along is None or any(step != 1 for step in steps):
         along = next((d for d in reversed(range(len(out))) if steps[d] != 1), None)
     if along is None:
@@ -65,6 +67,16 @@ def _slice(rewriter: Rewriter, op: Any) -> None:
         return _take(rest, jax.numpy.arange(begins[along], ends[along], steps[along], dtype="int32"), along)
 
     rewriter.replace(op, taken, ("slice", *begins, *ends, *steps))
+
+
+def _view(shape: Sequence[int], begins: Sequence[int], out: Sequence[int]) -> int | None:
+    """The dimension in which a part begins that lies in one piece: what is done with it reads the array's memory from
+    there on, in vectors if the part is made of them, whatever the array is made of."""
+    along = next((d for d in reversed(range(len(shape))) if out[d] != shape[d]), None)
+    if along is None or math.prod(out[:along]) != 1 or math.prod(out) % _FOUR:
+        return None
+    begin = sum(b * math.prod(shape[d + 1 :]) for d, b in enumerate(begins))
+    return along if begin % _FOUR else None
 
 
 def _dynamic_slice(rewriter: Rewriter, op: Any) -> None:

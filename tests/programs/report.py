@@ -17,11 +17,11 @@ _FOUND = (
     "and read again (wrong); on every target equal integers out of order in `argsort` and `top_k` (wrong); "
     "`optax.apply_if_finite` on worker threads (wrong at times); on every target casts of floats that the integers do "
     "not reach, and powers of negative numbers (wrong); f16 in WebAssembly (refused); scatters whose indices have "
-    "several parts, strided windows that leave elements over, integers of 8, 16 and 64 bits and truth values on Vulkan, "
-    "branches, loops and "
-    "computed slices in C and WebAssembly, long sums on CUDA (all refused). Records from before a mend stay in the log "
-    "until they are run again (`--again refused,wrong`). Probes called some right programs wrong, since they tried "
-    "rounding where no device rounds, and too few runs where rounding decides comparisons: mended too."
+    "several parts, strided windows that leave elements over, integers of 8, 16 and 64 bits and truth values on "
+    "Vulkan, branches, loops and computed slices in C and WebAssembly, long sums on CUDA (all refused). Records from "
+    "before a mend stay in the log until they are run again (`--again refused,wrong`). Probes called some right "
+    "programs wrong, since they tried rounding where no device rounds, and too few runs where rounding decides "
+    "comparisons: mended too."
 )
 
 RESULTS = ("right", "wrong", "alarm", "refused", "error", "crashed", "timeout", "skipped")

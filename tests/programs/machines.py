@@ -201,9 +201,11 @@ def run_wasm(program: Program, target: str, notes: dict[str, str]) -> list[Run]:
         )  # fmt: skip
         package.write(folder / "w")
         arrays = _arguments(program)
+        # JavaScript has no array of f16: theirs are the bits.
+        stored = {n: a.view(np.uint16) if a.dtype == np.float16 else a for n, a in arrays.items()}
         text = {
             n: a.astype(np.float64).ravel().tolist() if a.dtype.kind in "fb" else [str(i) for i in a.ravel().tolist()]
-            for n, a in arrays.items()
+            for n, a in stored.items()
         }
         (folder / "w" / "in.json").write_text(json.dumps(text))
         (folder / "w" / "run.mjs").write_text(

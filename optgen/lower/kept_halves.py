@@ -1,7 +1,7 @@
 """Programs in which f16 is only kept: every operation on its numbers is one of f32, and casts are integer arithmetic.
 
-For WebAssembly IREE 3.13 links a library function for casts of f16 whose argument is of another type than the call
-passes, and the module that comes out is none.
+IREE 3.13 links library functions for casts of f16, whose argument is of another type than the calls of 32-bit targets
+pass: on 32-bit Arm all numbers of f16 are 0, and a module of WebAssembly is none.
 """
 
 from __future__ import annotations
@@ -65,9 +65,8 @@ def _computing(ir: Any, function: Any) -> list[Any]:
 
 def _widen(ir: Any, rewriter: Rewriter, op: Any) -> None:
     if op.parent.name != "func.func":
-        error = LoweringError(
-            f"{op.parent.name.partition('.')[2]} in f16 cannot be written for WebAssembly: cast its operand to float32"
-        )
+        what = op.parent.name.partition(".")[2]
+        error = LoweringError(f"{what} in f16 cannot be written for 32-bit targets: cast its operand to float32")
         error.where = str(op.location)
         raise error
     rewriter.changed = True
@@ -86,7 +85,9 @@ def _cast(rewriter: Rewriter, op: Any) -> None:
     if "f16" not in (source, target) or source == target or is_own(op):
         return
     if "f64" in (source, target) and target == "f16":
-        raise LoweringError("a cast from float64 to float16 cannot be written for WebAssembly: cast to float32 first")
+        raise LoweringError(
+            "a cast from float64 to float16 cannot be written for 32-bit targets: cast to float32 first"
+        )
     dtype = dtype_of(op.results[0])
     if source == "f16":
         rewriter.replace(op, lambda x: from_half(x).astype(dtype), ("from half", target))

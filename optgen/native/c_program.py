@@ -71,7 +71,13 @@ def compile_c_function(
         raise LoweringError("'mlir' must begin with a module, whose name every symbol of the library then has")
     alignment = _largest_element(named)
     library = compile_library(
-        named, (*chosen.flags, *flags), alignment=alignment, names=arguments, use_cache=use_cache, sources=sources
+        named,
+        (*chosen.flags, *flags),
+        alignment=alignment,
+        names=arguments,
+        halves=chosen.bits == 64,
+        use_cache=use_cache,
+        sources=sources,
     )
     return write_program(library, target, name=name, results=results, summary=summary, limits=limits, selftest=selftest)
 

@@ -57,6 +57,7 @@ def compile_library(
     *,
     alignment: int,
     names: Iterable[str] = (),
+    halves: bool = True,
     use_cache: bool = True,
     sources: Sources = (),
 ) -> Library:
@@ -69,6 +70,8 @@ def compile_library(
         flags: of the target, for iree-compile.
         alignment: that the arguments' addresses will have, in bytes: 64, or less for code that assumes less.
         names: of the function's arguments.
+        halves: whether casts of f16 may be left to the compiler, whose library functions 32-bit targets call in another
+            way than they are made; else the module must be StableHLO, see :mod:`optgen.lower.kept_halves`.
         use_cache: whether the result may come from the cache, and go there.
         sources: where its functions come from, so that refusals name lines.
 
@@ -84,7 +87,7 @@ def compile_library(
 
     def attempt(text: str) -> tuple[Library, str]:
         return _library(text, [*flags, *(["--mlir-print-debuginfo"] if text is not mlir else [])], alignment, names,
-                        use_cache)  # fmt: skip
+                        halves, use_cache)  # fmt: skip
 
     library, printed = blamed(attempt, mlir, sources)
     hazards = find_hazards(printed)
@@ -101,11 +104,11 @@ def compile_library(
 
 
 def _library(
-    mlir: str, flags: Sequence[str], alignment: int, names: tuple[str, ...], use_cache: bool
+    mlir: str, flags: Sequence[str], alignment: int, names: tuple[str, ...], halves: bool, use_cache: bool
 ) -> tuple[Library, str]:
     """The library, and what :func:`find_hazards` reads."""
     mlir = straighten(mlir)
-    if any("wasm" in flag for flag in flags):
+    if not halves:
         mlir = without_halves(mlir)
     all_flags = [*flags, f"--iree-stream-resource-min-offset-alignment={alignment}", *_FLAGS]
 

@@ -66,7 +66,13 @@ def step_package(
     """
     check_name(name)
     library = compile_library(
-        mlir, (*target.flags, *flags), alignment=_ALIGNMENT, names=arguments, use_cache=use_cache, sources=sources
+        mlir,
+        (*target.flags, *flags),
+        alignment=_ALIGNMENT,
+        names=arguments,
+        halves=target.bits == 64,
+        use_cache=use_cache,
+        sources=sources,
     )
     program = _settle(library.program, arguments, results)
     library = dataclasses.replace(library, program=program)

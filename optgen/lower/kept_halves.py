@@ -10,6 +10,7 @@ import re
 from typing import Any
 
 from optgen.errors import LoweringError
+from optgen.lower.lines import operations
 from optgen.lower.repair.rewriter import Rewriter, dtype_of, element_of, is_own, operations_of, parsed
 
 #: What moves numbers and reads none. Regions of others are operations of their own.
@@ -41,7 +42,7 @@ def without_halves(text: str) -> str:
         module = parsed(ir, text, context)
         rewriter = Rewriter(ir, module)
         for function in [f.operation for f in module.body.operations]:
-            for op in _computing(ir, function):
+            for op in [each for each in operations(function) if _computes(each)]:
                 _widen(ir, rewriter, op)
             for op in operations_of(ir, function, {_CAST}):
                 _cast(rewriter, op)
@@ -49,18 +50,10 @@ def without_halves(text: str) -> str:
         return str(module.operation.get_asm(enable_debug_info="loc(" in text))
 
 
-def _computing(ir: Any, function: Any) -> list[Any]:
-    """The operations with an operand or a result of f16 that compute something."""
-    found: list[Any] = []
-
-    def visit(op: Any) -> Any:
-        halves = any(element_of(v) == "f16" for v in (*op.operands, *op.results))
-        if halves and op.name.startswith(("stablehlo.", "chlo.")) and op.name not in _MOVES and op.name != _CAST:
-            found.append(op)
-        return ir.WalkResult.ADVANCE
-
-    function.walk(visit)
-    return found
+def _computes(op: Any) -> bool:
+    """Whether an operation has an operand or a result of f16 and does more than move or cast it."""
+    halves = any(element_of(v) == "f16" for v in (*op.operands, *op.results))
+    return halves and op.name.startswith(("stablehlo.", "chlo.")) and op.name not in _MOVES and op.name != _CAST
 
 
 def _widen(ir: Any, rewriter: Rewriter, op: Any) -> None:
@@ -84,7 +77,7 @@ def _cast(rewriter: Rewriter, op: Any) -> None:
     source, target = element_of(op.operands[0]), element_of(op.results[0])
     if "f16" not in (source, target) or source == target or is_own(op):
         return
-    if "f64" in (source, target) and target == "f16":
+    if source == "f64":
         raise LoweringError(
             "a cast from float64 to float16 cannot be written for 32-bit targets: cast to float32 first"
         )

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from optgen.lower.lines import operations
+
 _SUBSPAN = "stream.binding.subspan"
 _LOAD, _STORE = "iree_tensor_ext.dispatch.tensor.load", "iree_tensor_ext.dispatch.tensor.store"
 
@@ -31,7 +33,7 @@ class Bodies:
             if each.operation.name != "stream.executable":
                 continue
             executable = _name(each.operation)
-            for inner in _all(each.operation):
+            for inner in operations(each.operation):
                 if inner.name == "func.func":
                     self._functions[executable, _name(inner)] = inner
 
@@ -134,11 +136,3 @@ def _name(op: Any) -> str:
 
 def _users(value: Any) -> list[Any]:
     return [use.owner.operation for use in value.uses]
-
-
-def _all(op: Any) -> Iterable[Any]:
-    for region in op.regions:
-        for block in region.blocks:
-            for each in block.operations:
-                yield each.operation
-                yield from _all(each.operation)

@@ -10,14 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from optgen.dtypes import FLOATS
 from optgen.lower.repair.rewriter import Repair, Rewriter, dtype_of, element_of, is_own
-
-_FLOATS = ("f16", "bf16", "f32", "f64")
 
 
 def _convert(rewriter: Rewriter, op: Any) -> None:
     source, target = element_of(op.operands[0]), element_of(op.results[0])
-    if source not in _FLOATS or target in _FLOATS or target == "i1" or "complex" in str(op.results[0].type):
+    if source not in FLOATS or target in FLOATS or target == "i1" or "complex" in str(op.results[0].type):
         return
     if not is_own(op):  # which know what they cast
         dtype = dtype_of(op.results[0])

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from optgen.dtypes import FLOATS
 from optgen.lower.repair.rewriter import Repair, Rewriter, element_of, is_own
 
 
 def _power(rewriter: Rewriter, op: Any) -> None:
     element = element_of(op.results[0])
-    if element not in ("f16", "bf16", "f32", "f64") or "complex" in str(op.results[0].type) or is_own(op):
+    if element not in FLOATS or "complex" in str(op.results[0].type) or is_own(op):
         return
     if not _positive(op.operands[0]):
         rewriter.replace(op, power, op.name)

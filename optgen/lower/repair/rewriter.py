@@ -90,7 +90,7 @@ class Rewriter:
             structs = [jax.ShapeDtypeStruct(shape_of(v), dtype_of(v)) for v in operands]
             text = jax.jit(function, keep_unused=True).trace(*structs).lower(lowering_platforms=(PLATFORM,)).as_text()
         taken = {_symbol(ir, f.operation) for f in self.module.body.operations}
-        prefix = next(f"{_OWN}{n}_" for n in range(len(self._made), 1 << 30) if f"repair{n}_main" not in taken)
+        prefix = next(f"{_OWN}{n}_" for n in range(len(self._made), 1 << 30) if f"{_OWN}{n}_main" not in taken)
         other = ir.Module.parse(text)
         own = [f.operation for f in other.body.operations]
 
